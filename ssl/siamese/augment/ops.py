@@ -1,0 +1,209 @@
+"""Image operations on a whole batch, each sample with its own parameters.
+
+Images are float tensors (B, 3, H, W) in [0, 1]; a parameter is a tensor (B,) on the same device.
+Each function computes what `torchvision.transforms.v2.functional` computes for one image with the
+same parameters (tests/test_augment_ops.py holds them together), without a loop over the images and
+without a synchronisation with the device.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # torchvision's and BYOL's
+
+
+def _triangle(x: Tensor) -> Tensor:
+    return (1 - x.abs()).clamp(min=0)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """Keys' cubic with a = -0.5, as in Pillow and in torch's antialiased bicubic."""
+    a, x = -0.5, x.abs()
+    inner = ((a + 2) * x - (a + 3)) * x * x + 1
+    outer = ((x - 5) * x + 8) * x * a - 4 * a
+    return torch.where(x < 1, inner, torch.where(x < 2, outer, torch.zeros_like(x)))
+
+
+_FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
+
+
+def resize_matrix(start: Tensor, length: Tensor, size_in: int, size_out: int, mode: str, flip: Tensor | None = None) -> Tensor:
+    """Matrices (B, size_out, size_in) that cut ``[start, start + length)`` out of a line of pixels
+    and resize it to `size_out` with antialiasing; rows are reversed where `flip` is true.
+
+    `start` and `length` may be fractional: then pixels on the border count with the filter's weight
+    at their centre.
+    """
+    device = start.device
+    scale = (length / size_out).view(-1, 1, 1)
+    out = torch.arange(size_out, device=device, dtype=torch.float32).expand(len(start), size_out)
+    if flip is not None:
+        out = torch.where(flip.view(-1, 1), size_out - 1 - out, out)
+    center = scale * (out.unsqueeze(2) + 0.5)
+    pixel = torch.arange(size_in, device=device, dtype=torch.float32) + 0.5 - start.view(-1, 1, 1)
+    weight = _FILTERS[mode]((pixel - center) / scale.clamp(min=1))  # wider than a pixel only when shrinking
+    weight = weight * ((pixel > 0) & (pixel < length.view(-1, 1, 1)))
+    return weight / weight.sum(2, keepdim=True)
+
+
+def resized_crop(images: Tensor, boxes: Tensor, size: int, mode: str = "bilinear", flip: Tensor | None = None) -> Tensor:
+    """Cut a box out of each image, resize it to (size, size) with antialiasing, mirror where `flip`.
+
+    Args:
+        images: (B, C, H, W), uint8 or float; the values' range is kept.
+        boxes: (B, 4) top, left, height, width in pixels.
+        mode: "bilinear" or "bicubic" (which may overshoot the range of the input).
+        flip: (B,) bool.
+
+    Returns:
+        (B, C, size, size) float. Two products with interpolation matrices, no gather.
+    """
+    batch, channels, height, width = images.shape
+    top, left, box_height, box_width = boxes.to(images.device, torch.float32).unbind(1)
+    columns = resize_matrix(left, box_width, width, size, mode, flip)
+    rows = resize_matrix(top, box_height, height, size, mode)
+    lines = images.permute(0, 2, 1, 3).to(torch.float32).reshape(batch, height * channels, width)
+    lines = torch.bmm(lines, columns.transpose(1, 2)).view(batch, height, channels * size)
+    return torch.bmm(rows, lines).view(batch, size, channels, size).transpose(1, 2).contiguous()
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Rotate each image counter-clockwise about its centre; bilinear, black outside, same size."""
+    height, width = images.shape[-2:]
+    angle = degrees * (math.pi / 180)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # affine_grid works in [-1, 1]: the ratio of the sides enters off the diagonal.
+    theta = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], 1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def grayscale(images: Tensor) -> Tensor:
+    """The luma of each pixel, (B, 1, H, W)."""
+    red, green, blue = images.unbind(1)
+    return (GRAY_WEIGHTS[0] * red + GRAY_WEIGHTS[1] * green + GRAY_WEIGHTS[2] * blue).unsqueeze(1)
+
+
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
+    """factor * images + (1 - factor) * other, clipped to [0, 1]."""
+    factor = factor.view(-1, 1, 1, 1)
+    return (images * factor + other * (1 - factor)).clamp(0, 1)
+
+
+def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Multiply by `factor` and clip."""
+    return (images * factor.view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean luma of the image."""
+    return _blend(images, grayscale(images).mean((1, 2, 3), keepdim=True), factor)
+
+
+def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the luma of each pixel."""
+    return _blend(images, grayscale(images), factor)
+
+
+def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
+    """Turn the hue by `factor` in [-0.5, 0.5] of a full circle, in HSV."""
+    red, green, blue = images.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    scale = 1 / torch.where(chroma > 0, chroma, 1)
+    # Hue in sixths of the circle; the place of the maximum says which third.
+    hue = torch.where(
+        value == red,
+        (green - blue) * scale,
+        torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4),
+    )
+    hue = hue + 6 * factor.view(-1, 1, 1)
+    planes = []
+    for offset in (5, 3, 1):
+        k = hue + offset
+        k = k - 6 * torch.floor(k * (1 / 6))  # `remainder` would keep torch.compile from vectorising
+        planes.append(value - torch.minimum(k, 4 - k).clamp(0, 1) * chroma)
+    return torch.stack(planes, 1).clamp(0, 1)
+
+
+CACHED_PIXELS = 256 * 1024  # of a piece, 3 MB of colour: quickest at 32 and at 224 px on two cores
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # columns of `factors`, entries of `order`
+
+
+@functools.cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, dynamic=None)
+
+
+def _blend_stage(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
+    """Brightness, contrast or saturation, `kind` (B,) saying which for each image: each is a blend
+    with black, with the mean luma or with the luma."""
+    gray = grayscale(images)
+    kind = kind.view(-1, 1, 1, 1)
+    mean = gray.mean((1, 2, 3), keepdim=True) * (kind == CONTRAST)
+    return _blend(images, torch.where(kind == SATURATION, gray, mean), factor)
+
+
+def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool = False) -> Tensor:
+    """Brightness, contrast, saturation and hue of each image, in each image's own order.
+
+    Args:
+        images: (B, 3, H, W).
+        factors: (B, 4) on the host: brightness, contrast, saturation, hue.
+        order: (B, 4) on the host: a permutation of 0..3 a row, the order of application.
+        compiled: run the two arithmetic kernels through torch.compile (the first calls take seconds).
+
+    The images are grouped by the place of the hue in their order, so that the costly turn of the hue
+    is computed once an image; the order is known on the host, so that no group's size has to be
+    asked of the device. On a CPU a group is worked through in pieces that stay in its cache.
+    """
+    device = images.device
+    blend, turn = (_compiled(_blend_stage), _compiled(adjust_hue)) if compiled else (_blend_stage, adjust_hue)
+    place = (order == HUE).to(torch.int64).argmax(1)
+    blends = order[order != HUE].view(-1, 3)
+    amounts = factors.gather(1, blends)
+    piece = len(images) if device.type != "cpu" else max(1, CACHED_PIXELS // images[0, 0].numel())
+    out = torch.empty_like(images)
+    for hue_place in range(4):
+        members = (place == hue_place).nonzero().squeeze(1)
+        for index in members.split(piece):
+            kinds = blends[index].to(device, non_blocking=True)
+            amount = amounts[index].to(device, non_blocking=True)
+            hue = factors[index, HUE].to(device, non_blocking=True)
+            where = index.to(device, non_blocking=True)
+            x = images[where]
+            for stage in range(4):
+                if stage == hue_place:
+                    x = turn(x, hue)
+                if stage < 3:
+                    x = blend(x, kinds[:, stage], amount[:, stage])
+            out[where] = x
+    return out
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
+    """Blur each image with its own sigma (pixels); borders mirrored. Two convolutions with a line of
+    `kernel_size` taps, a group a plane (torchvision's one has kernel_size squared taps)."""
+    batch, channels, height, width = images.shape
+    reach = kernel_size // 2
+    tap = torch.arange(-reach, reach + 1, device=images.device)
+    kernel = torch.softmax(-0.5 * (tap / sigma.view(-1, 1)) ** 2, 1).repeat_interleave(channels, 0)  # (B * C, k)
+    planes = F.pad(images, [reach] * 4, mode="reflect").view(1, batch * channels, height + 2 * reach, width + 2 * reach)
+    planes = F.conv2d(planes, kernel.view(-1, 1, 1, kernel_size), groups=batch * channels)
+    planes = F.conv2d(planes, kernel.view(-1, 1, kernel_size, 1), groups=batch * channels)
+    return planes.view_as(images)
+
+
+def solarize(images: Tensor, threshold: float = 0.5) -> Tensor:
+    """Invert the values at or above the threshold. On 8-bit values 0.5 is Pillow's threshold of 128."""
+    return torch.where(images >= threshold, 1 - images, images)
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Subtract the mean and divide by the standard deviation of each channel, (3,) each; in place."""
+    return images.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))

@@ -1,0 +1,303 @@
+"""From a batch of uint8 images to augmented views, on the images' device.
+
+`View.draw` draws every random parameter of a batch on the host in one call of the run's generator;
+`View.apply` is a pure function of images and parameters. So the same seed gives the same views on any
+device, and no step asks the device for a number.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as tvf
+from torch import Tensor, nn
+
+from siamese.augment import ops
+from siamese.errors import UserError
+
+CROP_TRIES = 10  # as torchvision's RandomResizedCrop
+
+
+@dataclass
+class ViewParams:
+    """The random parameters of one view of a batch; tensors with B rows, on the host."""
+
+    box: Tensor  # (B, 4) int64: top, left, height, width of the crop
+    flip: Tensor  # (B,) bool
+    degrees: Tensor  # (B,) rotation
+    jitter: Tensor  # (B,) bool: is the colour jittered?
+    factors: Tensor  # (B, 4) brightness, contrast, saturation, hue
+    order: Tensor  # (B, 4) in which order
+    gray: Tensor  # (B,) bool
+    blur: Tensor  # (B,) bool
+    sigma: Tensor  # (B,) of the blur, pixels
+    solarize: Tensor  # (B,) bool
+
+
+def crop_boxes(
+    uniform: Tensor,
+    height: int,
+    width: int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    aspect: Tensor | None = None,
+) -> Tensor:
+    """Boxes (B, 4) distributed as torchvision's `RandomResizedCrop.get_params`.
+
+    Args:
+        uniform: (B, 2 * CROP_TRIES + 2) uniform numbers in [0, 1).
+        scale: bounds of the box's part of the area.
+        ratio: bounds of width / height, drawn log-uniformly.
+        aspect: (B,) width / height of the original photographs, where they were squeezed into
+            (height, width): the box then has the drawn area and ratio in the original (Inception
+            crop, arXiv:1409.4842), to a pixel of the squeezed image.
+    """
+    squeeze = torch.ones(len(uniform), 1) if aspect is None else (aspect.view(-1, 1).cpu() * height / width)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[:, :CROP_TRIES])
+    low, high = torch.tensor(ratio, dtype=torch.float32).log()
+    shape = torch.exp(low + (high - low) * uniform[:, CROP_TRIES : 2 * CROP_TRIES])
+    box_width = (area * shape / squeeze).sqrt().round()
+    box_height = (area / shape * squeeze).sqrt().round()
+    fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)
+    first = fits.to(torch.int64).argmax(1, keepdim=True)
+    box_width, box_height = box_width.gather(1, first).squeeze(1), box_height.gather(1, first).squeeze(1)
+    # Where no try fits: the largest central box of an allowed ratio.
+    original = width / height * squeeze.squeeze(1)
+    fallback_width = torch.where(original > ratio[1], (width * ratio[1] / original).round(), width)
+    fallback_height = torch.where(original < ratio[0], (height * original / ratio[0]).round(), height)
+    any_fits = fits.any(1)
+    box_width = torch.where(any_fits, box_width, fallback_width)
+    box_height = torch.where(any_fits, box_height, fallback_height)
+    top = torch.where(any_fits, (uniform[:, -2] * (height - box_height + 1)).floor(), ((height - box_height) / 2).floor())
+    left = torch.where(any_fits, (uniform[:, -1] * (width - box_width + 1)).floor(), ((width - box_width) / 2).floor())
+    return torch.stack([top, left, box_height, box_width], 1).to(torch.int64)
+
+
+class View(nn.Module):
+    """One augmentation list: rotate, crop and resize, flip, [gray,] jitter, [gray,] blur, solarize, normalise.
+
+    A flip commutes with all that follows it, so its place in a paper's list does not matter.
+
+    Args:
+        size: side of the square view, pixels.
+        crop_scale, crop_ratio: area and width / height of the crop (`crop_boxes`).
+        interpolation: "bilinear" or "bicubic" (clipped to [0, 1]), antialiased.
+        flip_p, jitter_p, gray_p, blur_p, solarize_p: probability for each sample.
+        jitter: strengths of brightness, contrast, saturation, hue, as torchvision's `ColorJitter`.
+        gray_first: grayscale before the jitter (MoCo v1) instead of after it.
+        blur_sigma: bounds of the Gaussian's sigma, pixels.
+        blur_kernel: its width in pixels, odd.
+        rotate_degrees: the image is turned by up to so many degrees either way.
+        mean, std: of each channel; the last step is (x - mean) / std.
+        compiled: the colour operations through torch.compile.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        size: int,
+        crop_scale: Sequence[float],
+        crop_ratio: Sequence[float],
+        interpolation: str,
+        flip_p: float,
+        jitter: Sequence[float],
+        jitter_p: float,
+        gray_p: float,
+        gray_first: bool,
+        blur_p: float,
+        blur_sigma: Sequence[float],
+        blur_kernel: int,
+        solarize_p: float,
+        rotate_degrees: float,
+        mean: Sequence[float],
+        std: Sequence[float],
+        compiled: bool = False,
+    ):
+        super().__init__()
+        _check_view(locals())
+        self.size, self.interpolation = size, interpolation
+        self.crop_scale, self.crop_ratio = tuple(crop_scale), tuple(crop_ratio)
+        self.flip_p, self.jitter, self.jitter_p = flip_p, tuple(jitter), jitter_p
+        self.gray_p, self.gray_first = gray_p, gray_first
+        self.blur_p, self.blur_sigma, self.blur_kernel = blur_p, tuple(blur_sigma), blur_kernel
+        self.solarize_p, self.rotate_degrees = solarize_p, rotate_degrees
+        self.compiled = compiled
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+
+    def draw(
+        self, batch: int, height: int, width: int, generator: torch.Generator, aspect: Tensor | None = None
+    ) -> ViewParams:
+        """Parameters for `batch` images of (height, width) pixels."""
+        crop = 2 * CROP_TRIES + 2
+        # 16 more numbers a sample: 4 factors, 4 keys of the order, and the coins and amounts below.
+        uniform = torch.rand(batch, crop + 16, generator=generator)
+        crops, factors, order, rest = uniform.split([crop, 4, 4, 8], 1)
+        flip, jitter, gray, blur, sigma, solarize, degrees, _ = rest.unbind(1)
+        strength = torch.tensor(self.jitter)
+        low = torch.cat([(1 - strength[:3]).clamp(min=0), -strength[3:]])
+        high = torch.cat([1 + strength[:3], strength[3:]])
+        return ViewParams(
+            box=crop_boxes(crops, height, width, self.crop_scale, self.crop_ratio, aspect),
+            flip=flip < self.flip_p,
+            degrees=(2 * degrees - 1) * self.rotate_degrees,
+            jitter=jitter < self.jitter_p,
+            factors=low + (high - low) * factors,
+            order=order.argsort(1),
+            gray=gray < self.gray_p,
+            blur=blur < self.blur_p,
+            sigma=self.blur_sigma[0] + (self.blur_sigma[1] - self.blur_sigma[0]) * sigma,
+            solarize=solarize < self.solarize_p,
+        )
+
+    def apply(self, images: Tensor, params: ViewParams) -> Tensor:  # type: ignore[override]
+        """(B, 3, H, W) uint8 and their parameters to (B, 3, size, size) float."""
+        device = images.device
+        if self.rotate_degrees:
+            images = ops.rotate(images.float(), params.degrees.to(device, non_blocking=True))
+        x = self._crop(images, params)
+        if self.gray_first:
+            self._gray(x, params.gray)
+        if self.jitter_p:
+            _on(
+                x,
+                params.jitter,
+                lambda part, i: ops.color_jitter(part, params.factors[i], params.order[i], self.compiled),
+            )
+        if not self.gray_first:
+            self._gray(x, params.gray)
+        if self.blur_p:
+            _on(
+                x,
+                params.blur,
+                lambda part, i: ops.gaussian_blur(part, params.sigma[i].to(device, non_blocking=True), self.blur_kernel),
+            )
+        if self.solarize_p:
+            _on(x, params.solarize, lambda part, i: ops.solarize(part))
+        return ops.normalize(x, self.mean, self.std)
+
+    def forward(self, images: Tensor, generator: torch.Generator, aspect: Tensor | None = None) -> Tensor:
+        """Draw and apply."""
+        height, width = images.shape[-2:]
+        return self.apply(images, self.draw(len(images), height, width, generator, aspect))
+
+    def _crop(self, images: Tensor, params: ViewParams) -> Tensor:
+        """The flipped crops in [0, 1]."""
+        if images.device.type == "cpu" and images.dtype == torch.uint8 and self.size > 64:
+            # Pillow-like 8-bit resizing, image by image: seven times as quick here as the products
+            # of large matrices, and within one grey level of them.
+            mode = tvf.InterpolationMode(self.interpolation)
+            x = torch.empty(len(images), images.shape[1], self.size, self.size)
+            for image, box, flip, out in zip(images, params.box.tolist(), params.flip.tolist(), x, strict=True):
+                crop = tvf.resized_crop(image, *box, size=[self.size] * 2, interpolation=mode, antialias=True)
+                torch.div(crop.flip(-1) if flip else crop, 255, out=out)
+            return x
+        box, flip = (p.to(images.device, non_blocking=True) for p in (params.box, params.flip))
+        x = ops.resized_crop(images, box, self.size, self.interpolation, flip).div_(255)
+        return x.clamp_(0, 1) if self.interpolation == "bicubic" else x
+
+    def _gray(self, x: Tensor, chosen: Tensor) -> None:
+        if self.gray_p:
+            _on(x, chosen, lambda part, i: ops.grayscale(part).expand_as(part))
+
+
+def _on(x: Tensor, chosen: Tensor, change: Any) -> None:
+    """Change the chosen samples in place; `chosen` lies on the host, so its count is known there."""
+    index = chosen.nonzero().squeeze(1)
+    if len(index):
+        where = index.to(x.device, non_blocking=True)
+        x[where] = change(x[where], index)
+
+
+class Views(nn.Module):
+    """The views of a method, and the generator that all their randomness comes from.
+
+    The generator's state is part of the state dict, so that a resumed run goes on with the views that
+    the uninterrupted one would have had.
+
+    Args:
+        seed: of the run; each rank draws a stream of its own.
+        views: a mapping a view, with the arguments in which it differs from the shared ones; `[{}, {}]`
+            is two views of one list.
+        shared: arguments of `View`.
+    """
+
+    def __init__(self, seed: int, views: Sequence[Mapping[str, Any]], **shared: Any):
+        super().__init__()
+        self.views = nn.ModuleList(View(**{**shared, **dict(own)}) for own in views)
+        self.seed, self.generator = seed, torch.Generator()
+        self.start(rank=0)
+
+    def start(self, rank: int) -> None:
+        """Start the stream of a rank; before a checkpoint's state is restored."""
+        self.generator.manual_seed(int(np.random.SeedSequence([self.seed, rank]).generate_state(1)[0]))
+
+    def forward(self, images: Tensor, aspect: Tensor | None = None) -> list[Tensor]:
+        """(B, 3, H, W) uint8 to a list of (B, 3, size, size) float views."""
+        return [view(images, self.generator, aspect) for view in self.views]
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        return {"generator": self.generator.get_state()}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        self.generator.set_state(state["generator"].cpu())
+
+
+class CleanView(nn.Module):
+    """The un-augmented view for monitors and probes: central crop, resize, normalise.
+
+    Args:
+        size: side of the view, pixels.
+        center: part of the short side of the photograph that the central square covers; 0.875 is the
+            papers' "resize 256, crop 224". 1 with images of the right size changes no pixel.
+        mean, std: as in `View`; the same that the network was trained with.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, size: int, center: float, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.size, self.center = size, center
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+
+    def forward(self, images: Tensor, aspect: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 to (B, 3, size, size) float; `aspect` as in `crop_boxes`."""
+        batch, _, height, width = images.shape
+        if aspect is None and self.center == 1 and height == width == self.size:
+            return ops.normalize(images.float().div_(255), self.mean, self.std)
+        squeeze = torch.ones(batch) if aspect is None else aspect.cpu() * height / width
+        original = width / height * squeeze  # width / height of the photograph
+        box_height = self.center * height * original.clamp(max=1)
+        box_width = self.center * width / original.clamp(min=1)
+        box = torch.stack([(height - box_height) / 2, (width - box_width) / 2, box_height, box_width], 1)
+        x = ops.resized_crop(images, box, self.size).div_(255)
+        return ops.normalize(x, self.mean, self.std)
+
+
+def _check_view(a: dict[str, Any]) -> None:
+    for name in ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p"):
+        if not 0 <= a[name] <= 1:
+            raise UserError(f"augment.{name}={a[name]}", "a probability lies in [0, 1]", "choose a value in between")
+    low, high = a["crop_scale"]
+    if not 0 < low <= high <= 1:
+        raise UserError(f"augment.crop_scale=[{low},{high}]", "the crop's part of the area lies in (0, 1]", "give [low,high]")
+    if a["interpolation"] not in ("bilinear", "bicubic"):
+        raise UserError(f"augment.interpolation={a['interpolation']}", "not known", "choose bilinear or bicubic")
+    if a["blur_p"] and (a["blur_kernel"] % 2 == 0 or a["blur_kernel"] // 2 >= a["size"] or a["blur_sigma"][0] <= 0):
+        raise UserError(
+            f"augment.blur_kernel={a['blur_kernel']}",
+            f"the kernel is odd and smaller than twice the view ({a['size']} pixels), and sigma positive",
+            "choose an odd number, about a tenth of the view",
+        )
+    if len(a["jitter"]) != 4 or min(a["jitter"]) < 0 or a["jitter"][3] > 0.5:
+        raise UserError(
+            f"augment.jitter={list(a['jitter'])}",
+            "four strengths >= 0 are needed (brightness, contrast, saturation, hue), the hue's at most 0.5",
+            "give [b,c,s,h]",
+        )

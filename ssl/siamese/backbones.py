@@ -1,0 +1,120 @@
+"""Backbones: (B, 3, H, W) float images to (B, D) features, with ``.feature_dim`` = D."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from siamese.errors import UserError
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut, as in ResNet-18 (arXiv:1512.03385, figure 2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.shortcut(x))
+
+
+class SmallResNet(nn.Module):
+    """A ResNet for images of 8 to 64 pixels that two cores can train: a 3x3 stem without stride, then
+    a stage a width, each but the first halving the image, then the mean over the image.
+
+    Args:
+        widths: channels of each stage; the last one is `feature_dim`.
+        blocks: blocks of each stage.
+    """
+
+    def __init__(self, widths: Sequence[int], blocks: int):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+        inputs = widths[0]
+        for stage, width in enumerate(widths):
+            for block in range(blocks):
+                layers.append(_Block(inputs, width, stride=2 if stage and not block else 1))
+                inputs = width
+        self.layers = nn.Sequential(*layers)
+        self.feature_dim = inputs
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).mean((2, 3))
+
+
+def small_resnet(name: str, widths: Sequence[int], blocks: int) -> nn.Module:
+    """`SmallResNet`; `name` is for the reader of the config."""
+    return SmallResNet(widths, blocks)
+
+
+def torchvision_resnet(name: str, small_stem: bool, zero_init_residual: bool) -> nn.Module:
+    """A torchvision ResNet without its classifier.
+
+    Args:
+        name: ``resnet18``, ``resnet50``, ``wide_resnet50_2``, ...
+        small_stem: for images of about 32 pixels: a 3x3 first convolution without stride, no max-pooling
+            (SimCLR, arXiv:2002.05709, appendix B.9).
+        zero_init_residual: the last BatchNorm of each block starts at zero (arXiv:1706.02677, 5.1).
+    """
+    known = [n for n in torchvision.models.list_models() if re.fullmatch(r"(wide_)?res(net|next)\d+.*", n)]
+    if name not in known:
+        raise UserError(f"backbone.name={name}", "torchvision has no such ResNet", f"one of {', '.join(known)}, or backbone=timm")
+    model = torchvision.models.get_model(name, weights=None, zero_init_residual=zero_init_residual)
+    model.feature_dim = model.fc.in_features
+    model.fc = nn.Identity()
+    if small_stem:
+        model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    return model
+
+
+def timm_model(name: str, image_size: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """Any timm model by name, without its classifier.
+
+    Args:
+        image_size: side of the views; models with a position embedding are built for it.
+        pretrained: start from timm's published weights (downloads them).
+        options: further arguments of `timm.create_model`.
+    """
+    import timm  # seconds to import, so only where it is asked for
+
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=4)
+        raise UserError(f"backbone.name={name}", "timm has no such model", f"did you mean {', '.join(near) or 'another name'}?")
+    options = dict(options)
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        options.setdefault("img_size", image_size)
+    try:
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        was_training = model.training
+        with torch.no_grad():
+            features = model.eval()(torch.zeros(1, 3, image_size, image_size))
+        model.train(was_training)
+    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+        raise UserError(
+            f"backbone.name={name}",
+            f"cannot be built for views of {image_size} pixels ({error})",
+            "choose larger views (data.crop), another model, or pass options by '+backbone.options.KEY=VALUE'",
+        ) from error
+    if features.ndim != 2:
+        raise UserError(f"backbone.name={name}", f"gives features of shape {tuple(features.shape)}", "choose a model that pools to (B, D)")
+    model.feature_dim = features.shape[1]
+    return model

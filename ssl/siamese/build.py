@@ -1,0 +1,190 @@
+"""From the composed config to objects. Whatever is wrong with the config is said here, before anything
+is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from siamese.augment import CleanView, Views
+from siamese.data import DataSet, Loader, Part, choose_residence
+from siamese.errors import UserError
+from siamese.methods import Method
+from siamese.monitor.probes import Probe
+
+# keys of `data` that are not the data set's own
+LOADING = ("resident", "resident_mb", "workers", "crop", "center", "mean", "std", "epochs", "batch_size")
+
+
+def make(node: Any, **arguments: Any) -> Any:
+    """Hydra's `instantiate`, letting a mistake of the user's through as it is."""
+    try:
+        return instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+
+
+def check_scalars(cfg: DictConfig) -> None:
+    """The values that nothing else checks."""
+    for key, low in (
+        ("epochs", 1), ("batch_size", 2), ("seed", 0), ("monitor.every", 0), ("monitor.max_images", 2),
+        ("checkpoint.every_steps", 0), ("trainer.accumulate_grad_batches", 1), ("data.workers", 0), ("data.crop", 1),
+        ("eval.knn.k", 1), ("trainer.num_nodes", 1), ("trainer.log_every_n_steps", 1),
+    ):  # fmt: skip
+        value = OmegaConf.select(cfg, key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise UserError(f"{key}={value}", "not a possible value", f"give a whole number of at least {low}")
+    if not cfg.eval.knn.temperature > 0:
+        raise UserError(f"eval.knn.temperature={cfg.eval.knn.temperature}", "a temperature is positive", "the usual one is 0.1")
+
+
+def data_set(cfg: DictConfig) -> DataSet:
+    """`conf/data` to a data set."""
+    arguments = {k: v for k, v in cfg.data.items() if k not in LOADING}
+    return make(arguments)
+
+
+@dataclass
+class Loading:
+    """How the batches of a run are made (`conf/data`)."""
+
+    resident: str | bool
+    resident_mb: int
+    workers: int
+    device: torch.device
+    seed: int
+
+    @classmethod
+    def of(cls, cfg: DictConfig, device: torch.device) -> "Loading":
+        resident = cfg.data.resident
+        if resident not in ("auto", True, False):
+            raise UserError(f"data.resident={resident}", "not known", "choose auto, true or false")
+        return cls(resident, cfg.data.resident_mb, cfg.data.workers, device, cfg.seed)
+
+    def loader(self, part: Part, batch_size: int, shuffle: bool) -> Loader:
+        """Batches of a part."""
+        resident, _ = choose_residence(part, self.resident, self.resident_mb, self.device)
+        return Loader(part, batch_size, shuffle, resident, self.device, self.workers, self.seed)
+
+    def describe(self, part: Part) -> str:
+        """One line: resident or streamed, and why."""
+        return choose_residence(part, self.resident, self.resident_mb, self.device)[1]
+
+
+def clean_view(cfg: DictConfig) -> CleanView:
+    """The un-augmented view, normalised as the augmented ones."""
+    return CleanView(cfg.data.crop, cfg.data.center, cfg.augment.mean, cfg.augment.std)
+
+
+def backbone(cfg: DictConfig) -> nn.Module:
+    """`conf/backbone` to a module with ``.feature_dim``."""
+    return make(cfg.backbone)
+
+
+def views(cfg: DictConfig) -> Views:
+    """`conf/augment` to the views of a method; their generator is the run's."""
+    arguments = {k: v for k, v in OmegaConf.to_container(cfg.augment, resolve=True).items() if k != "_target_"}  # type: ignore[union-attr]
+    try:
+        return get_class(cfg.augment._target_)(seed=cfg.seed, **arguments)
+    except TypeError as error:
+        raise UserError("augment", f"cannot be built ({error})", "see conf/augment") from error
+
+
+def method(cfg: DictConfig, network: nn.Module, data: DataSet, **base: Any) -> Method:
+    """`conf/method` around a backbone."""
+    target = get_class(cfg.method._target_)
+    if getattr(target, "uses_labels", False):
+        if not data.labelled:
+            raise UserError(f"method={cfg.method.name}", f"data={data.name} has no labels", "choose a self-supervised method")
+        base["num_classes"] = data.num_classes
+    return make(cfg.method, _partial_=True)(network, **base)
+
+
+def trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback], loggers: Sequence[Any], sync_batchnorm: bool) -> pl.Trainer:
+    """`conf/trainer` to a Lightning trainer that leaves bar, files and sharding to us."""
+    check_devices(cfg)
+    several = cfg.trainer.strategy != "auto"
+    try:
+        return make(
+            cfg.trainer,
+            max_epochs=cfg.epochs,
+            callbacks=list(callbacks),
+            logger=list(loggers),
+            sync_batchnorm=sync_batchnorm and several,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise UserError("trainer", f"Lightning refuses these settings ({cause})", "see conf/trainer") from error
+
+
+def check_devices(cfg: DictConfig) -> None:
+    """Is what `trainer` asks for there?"""
+    accelerator, devices = cfg.trainer.accelerator, cfg.trainer.devices
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator={accelerator}", "this machine has no CUDA device", "use trainer=cpu or trainer=auto")
+    gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    if gpu and isinstance(devices, int) and devices > torch.cuda.device_count():
+        raise UserError(f"trainer.devices={devices}", f"this machine has {torch.cuda.device_count()} CUDA devices", "ask for fewer")
+    if isinstance(devices, int) and devices < 1:
+        raise UserError(f"trainer.devices={devices}", "at least one device is needed", "use trainer.devices=1")
+
+
+def shares(cfg: DictConfig, world_size: int, images: int) -> tuple[int, int]:
+    """Images of a micro-batch on one device, and optimiser steps an epoch."""
+    parts = world_size * cfg.trainer.accumulate_grad_batches
+    if cfg.batch_size % parts:
+        raise UserError(
+            f"batch_size={cfg.batch_size}",
+            f"is global and cannot be divided among {world_size} devices x {cfg.trainer.accumulate_grad_batches} accumulated batches",
+            f"try {max(2, round(cfg.batch_size / parts)) * parts}",
+        )
+    if cfg.batch_size > images:
+        raise UserError(f"batch_size={cfg.batch_size}", f"larger than the training set ({images} images)", f"at most {images}")
+    if cfg.batch_size // parts < 2:
+        raise UserError(
+            f"batch_size={cfg.batch_size}", f"leaves one image to each of {parts} micro-batches", f"at least {2 * parts}"
+        )
+    return cfg.batch_size // parts, images // cfg.batch_size
+
+
+def at_most(part: Part, limit: int, seed: int = 0) -> Part:
+    """A seeded choice of `limit` samples, or all of them."""
+    if len(part) <= limit:
+        return part
+    index = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:limit]
+    return part.subset(index.sort().values)
+
+
+def probe(cfg: DictConfig, data: DataSet, loading: Loading) -> Probe:
+    """What monitors and the closing table look at: the training labels' part that fits, and the validation
+    part; without labels a choice of training images."""
+    parts = {"fit": data.fit, "val": data.val} if data.labelled else {"any": at_most(data.pretrain, 2048)}
+    loaders = {
+        name: loading.loader(at_most(part, cfg.monitor.max_images), min(256, cfg.batch_size), shuffle=False)
+        for name, part in parts.items()
+    }
+    return Probe(loaders, clean_view(cfg), data.num_classes if data.labelled else 0, cfg.eval.knn.k, cfg.eval.knn.temperature)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain values."""
+    return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def as_path(value: str | Path) -> Path:
+    """A path as the user wrote it, `~` expanded."""
+    return Path(value).expanduser()

@@ -1,0 +1,90 @@
+"""Hydra's command line with our manners: one line and exit code 2 for a mistake of the user's."""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from siamese.errors import UserError
+
+
+def say(message: str) -> None:
+    """One line on standard error."""
+    print(f"error: {message}", file=sys.stderr)
+
+
+def explain(error: Exception, arguments: list[str], keys: list[str]) -> str:
+    """A Hydra or OmegaConf error in one line: key, value, remedy."""
+    text = str(error)
+    found = re.search(r"Could not find '([^/']+(?:/[^/']+)*)/([^/']*)'", text)
+    if found:
+        group, option = found.groups()
+        options = re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE)
+        return f"{group}={option}: no such option; choose one of {', '.join(options)}" if options else f"{group}={option}: no such option; see conf/{group}"
+    found = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if found:
+        key = found.group(1)
+        given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
+        near = get_close_matches(key, keys, n=3) or get_close_matches(key.split(".")[-1], keys, n=3, cutoff=0.5)
+        return f"{given}: no such key; " + (f"did you mean {' or '.join(near)}?" if near else "--cfg job prints all keys")
+    line = " ".join(text.split())
+    return f"{line}; see python {Path(sys.argv[0]).name} --help" if "no viable alternative" in line or "mismatched" in line else line
+
+
+def all_keys(node: Any, prefix: str = "") -> list[str]:
+    """Dotted names of a config, inner ones included."""
+    out = []
+    for key in node:
+        out.append(f"{prefix}{key}")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+            out += all_keys(child, f"{prefix}{key}.")
+    return out
+
+
+def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Compose `conf/<config_name>.yaml` with the command line and run `task` with it.
+
+    Exit codes: 0 done, 1 a crash or a failed trial, 2 a mistake of the user's, 130 interrupted.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us
+    conf = str(Path(__file__).resolve().parents[2] / "conf")
+
+    @functools.wraps(task)
+    def polite(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg)
+        except UserError as error:  # here, since Hydra adds lines of its own to what leaves the task
+            say(str(error))
+            sys.exit(2)
+
+    try:
+        hydra.main(version_base="1.3", config_path=conf, config_name=config_name)(polite)()
+    except (HydraException, OmegaConfBaseException) as error:
+        say(explain(error, sys.argv[1:], _known_keys(conf, config_name)))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    from siamese import sweep
+
+    sys.exit(sweep.exit_code)
+
+
+def _known_keys(conf: str, config_name: str) -> list[str]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(conf, version_base="1.3"):
+        cfg = compose(config_name)
+    OmegaConf.set_struct(cfg, False)
+    return all_keys(cfg)

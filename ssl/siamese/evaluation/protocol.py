@@ -1,0 +1,143 @@
+"""Linear evaluation of a checkpoint on cached features: the one place that touches the test set."""
+
+import hashlib
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from siamese import build, checkpoint, run
+from siamese.data import DataSet
+from siamese.errors import UserError
+from siamese.evaluation.features import Features, extract, raw_pixels
+from siamese.evaluation.knn import knn_accuracy
+from siamese.evaluation.linear import LinearGrid
+from siamese.memory import keep_freed_memory
+
+PROTOCOL = (
+    "frozen backbone in eval mode, un-augmented features extracted once; linear: a grid of heads trained on the "
+    "training labels without the validation part, the head with the best validation top-1 retrained on all training "
+    "labels, test scored once; kNN: cosine, weighted, bank of all training labels; last epoch of the checkpoint"
+)
+
+
+class LinearEvaluation:
+    """What `eval_linear.py` does.
+
+    Args:
+        cfg: conf/eval_linear.yaml.
+
+    Raises:
+        UserError: the checkpoint, the data or a setting cannot work; nothing has been written yet.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        self.cfg, self.console = cfg, Console()
+        if OmegaConf.is_missing(cfg, "ckpt"):
+            raise UserError("ckpt=", "no checkpoint was given", "give ckpt=outputs/…/checkpoints/last.ckpt")
+        self.file = build.as_path(cfg.ckpt)
+        state = checkpoint.load(cfg.ckpt)
+        meta = state[checkpoint.KEY]
+        self.trained: DictConfig = OmegaConf.create(meta["config"])
+        self.trained.data.update({k: v for k, v in cfg.data.items() if k != "path" or v is not None})
+        self.device = _device(cfg.device)
+        for key, low in (("batch_size", 1), ("eval.knn.k", 1), ("data.workers", 0)):
+            if OmegaConf.select(cfg, key) < low:
+                raise UserError(f"{key}={OmegaConf.select(cfg, key)}", "not a possible value", f"give at least {low}")
+        self.grid: LinearGrid = build.make(cfg.eval.linear)
+        default = f"outputs/eval_linear/{self.trained.data.name}/{self.trained.method.name}"
+        self.folder = run.choose(cfg, default)
+        run.check(self.folder, resume=False, overwrite=cfg.overwrite)
+        keep_freed_memory()
+        self.data: DataSet = build.data_set(self.trained)
+        if not self.data.labelled or self.data.test is None or not len(self.data.test):
+            raise UserError(f"data={self.data.name}", "has no labels or no test part", "linear evaluation needs both")
+        if self.data.num_classes != meta["num_classes"]:
+            raise UserError(
+                f"data={self.data.name}",
+                f"has {self.data.num_classes} classes now, {meta['num_classes']} when the checkpoint was trained",
+                "check data.path",
+            )
+        pl.seed_everything(self.trained.seed, verbose=False)  # the untrained backbone is the one that was trained
+        self.backbone = build.backbone(self.trained)
+        self.untrained = build.backbone(self.trained)
+        self.untrained.load_state_dict(self.backbone.state_dict())
+        try:
+            self.backbone.load_state_dict(checkpoint.backbone_state(state))
+        except RuntimeError as error:
+            raise UserError(f"ckpt={cfg.ckpt}", f"does not fit its own backbone ({error})", "use another checkpoint") from error
+        for network in (self.backbone, self.untrained):
+            network.to(self.device, memory_format=torch.channels_last).requires_grad_(False).eval()
+
+    def run(self) -> dict[str, Any]:
+        """Extract, choose, score; print the table and write results.json."""
+        data, name = self.data, self.trained.method.name
+        loading = build.Loading.of(self.trained, self.device)
+        view = build.clean_view(self.trained)
+        assert data.test is not None
+        parts = {"fit": data.fit, "val": data.val, "test": data.test}
+        loaders = {part: loading.loader(p, self.cfg.batch_size, shuffle=False) for part, p in parts.items()}
+        rows: dict[str, dict[str, Any]] = {}
+        features = {part: raw_pixels(loader, self.device) for part, loader in loaders.items()}
+        rows["raw_pixels"] = self._score(features)
+        for row, network in (("random_init", self.untrained), (name, self.backbone)):
+            features = {part: extract(network, loader, view, self.device) for part, loader in loaders.items()}
+            rows[row] = self._score(features)
+        results = {
+            "schema": 1,
+            "ckpt": str(self.file),
+            "ckpt_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
+            "method": name,
+            "data": data.name,
+            "backbone": self.trained.backbone.name,
+            "epochs": self.trained.epochs,
+            "seed": self.trained.seed,
+            "protocol": PROTOCOL,
+            "knn": {"k": self.cfg.eval.knn.k, "temperature": self.cfg.eval.knn.temperature},
+            "images": {part: len(p) for part, p in parts.items()},
+            **rows[name],
+            "baselines": {row: rows[row] for row in ("raw_pixels", "random_init")},
+            "versions": run.versions(),
+            "device": run.device_name(self.device),
+            "command": " ".join(["python", *sys.argv]),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        run.write_json(self.folder / "results.json", results)
+        self.console.print(self._table(rows, len(data.test)))
+        self.console.print(f"results: {self.folder / 'results.json'}", highlight=False, soft_wrap=True)
+        return results
+
+    def _score(self, f: dict[str, Features]) -> dict[str, Any]:
+        classes, knn = self.data.num_classes, self.cfg.eval.knn
+        chosen = self.grid.choose(f["fit"], f["val"], classes)
+        whole = Features(torch.cat([f["fit"].x, f["val"].x]), torch.cat([f["fit"].y, f["val"].y]))
+        return {
+            "knn_top1": knn_accuracy(whole, f["test"], classes, knn.k, knn.temperature),
+            "linear_top1": self.grid.score(whole, f["test"], classes, chosen).top1,
+            "linear_head": {"lr": chosen.lr, "weight_decay": chosen.weight_decay, "validation_top1": chosen.top1},
+        }
+
+    def _table(self, rows: dict[str, dict[str, Any]], images: int) -> Table:
+        knn = self.cfg.eval.knn
+        table = Table(title=f"{self.data.name}: top-1 % on the test part ({images:,} images)", title_justify="left")
+        for column in ("features", f"kNN (k {knn.k}, T {knn.temperature})", "linear", "chosen on validation: lr, wd"):
+            table.add_column(column, justify="left" if column == "features" else "right")
+        for name, row in rows.items():
+            head = row["linear_head"]
+            table.add_row(
+                name, f"{100 * row['knn_top1']:.2f}", f"{100 * row['linear_top1']:.2f}", f"{head['lr']:g}, {head['weight_decay']:g}"
+            )
+        return table
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={name}", "not known", "choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda", "this machine has no CUDA device", "use device=cpu or device=auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+

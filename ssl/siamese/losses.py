@@ -1,0 +1,122 @@
+"""Losses as pure functions. All compute in float32 (or float64), whatever the autocast: at T = 0.07
+bf16 logits cost 2 % of the gradient."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from siamese.distributed import gather, gather_with_grad, rank, world_size
+
+
+def _full(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _pairs(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Similarities of the 2N local anchors with the candidates of all ranks.
+
+    Args:
+        z: (2N, D), the second half being the other views of the first.
+
+    Returns:
+        (2N, 2M) cosines, M = N * world_size; bool masks of the positive and of the anchor itself.
+        Gradients flow through the candidates of every rank.
+    """
+    z = F.normalize(_full(z), dim=1)
+    n = len(z) // 2
+    candidates = torch.cat([gather_with_grad(z[:n]), gather_with_grad(z[n:])])
+    m = n * world_size()
+    own = torch.arange(n, device=z.device) + n * rank()
+    itself = torch.cat([own, own + m])
+    other = torch.cat([own + m, own])
+    columns = torch.arange(2 * m, device=z.device)
+    return z @ candidates.T, columns == other.unsqueeze(1), columns == itself.unsqueeze(1)
+
+
+def _positives(similarity: Tensor, positive: Tensor) -> Tensor:
+    """(2N, 1): the similarity of each anchor with its other view."""
+    return similarity[positive].unsqueeze(1)
+
+
+def nt_xent(z: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy (SimCLR, arXiv:2002.05709, equation 1).
+
+    Args:
+        z: (2N, D) projections, the second half being the other views of the first.
+
+    Returns:
+        The SUM of the two views' means, as the official code (objective.py); the paper's equation
+        averages all 2N anchors and is half of it. About 2 ln(2N - 1) at chance.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        similarity, positive, itself = _pairs(z)
+        logits = (similarity / temperature).masked_fill(itself, -torch.inf)
+        return 2 * F.cross_entropy(logits, positive.to(torch.int64).argmax(1))
+
+
+def nt_logistic(z: Tensor, temperature: float) -> Tensor:
+    """The logistic loss of SimCLR's ablation (arXiv:2002.05709, table 2).
+
+    -log sigmoid(s+ / T) of the positive, and -log sigmoid(-s- / T) averaged over the negatives (the
+    paper writes one negative), averaged over the 2N anchors.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        similarity, positive, itself = _pairs(z)
+        negative = ~(positive | itself)
+        pull = F.softplus(-similarity[positive] / temperature).mean()
+        return pull + F.softplus(similarity[negative] / temperature).mean()
+
+
+def triplet(z: Tensor, margin: float) -> Tensor:
+    """The margin triplet loss of SimCLR's ablation (arXiv:2002.05709, table 2): max(0, s- - s+ + m) on
+    cosines, averaged over all negatives of the 2N anchors (no mining)."""
+    with torch.autocast(z.device.type, enabled=False):
+        similarity, positive, itself = _pairs(z)
+        negative = ~(positive | itself)
+        return F.relu(similarity - _positives(similarity, positive) + margin)[negative].mean()
+
+
+def contrastive(z: Tensor, margin: float) -> Tensor:
+    """The pairwise contrastive loss (Hadsell, Chopra, LeCun 2006, equation 4) on the Euclidean distance d
+    of unit vectors: d^2 / 2 of a positive pair, max(0, m - d)^2 / 2 of a negative one.
+
+    The two kinds are averaged apart and added, so that 2N - 2 negatives do not drown one positive.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        similarity, positive, itself = _pairs(z)
+        negative = ~(positive | itself)
+        squared = (2 - 2 * similarity).clamp(min=1e-12)  # the root has no gradient at zero
+        pull = squared[positive].mean() / 2
+        return pull + F.relu(margin - squared[negative].sqrt()).square().mean() / 2
+
+
+def info_nce_queue(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """MoCo's loss (arXiv:1911.05722, equation 1): the key of the same image against a queue.
+
+    Args:
+        q: (N, D) queries; k: (N, D) keys; queue: (D, K) unit columns. No gradient to `k` and `queue`.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = F.normalize(_full(q), dim=1), F.normalize(_full(k.detach()), dim=1)
+        positive = (q * k).sum(1, keepdim=True)
+        logits = torch.cat([positive, q @ queue.detach().to(q.dtype)], 1) / temperature
+        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
+
+
+def info_nce_batch(q: Tensor, k: Tensor, temperature: float) -> Tensor:
+    """MoCo v3's loss of one direction (arXiv:2104.02057, algorithm 1): the keys of all ranks are the
+    candidates, the other images' the negatives; times 2T, as in the official code.
+
+    Args:
+        q: (N, D) predictions; k: (N, D) keys, without gradient.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = F.normalize(_full(q), dim=1), F.normalize(_full(k), dim=1)
+        labels = torch.arange(len(q), device=q.device) + len(q) * rank()
+        return 2 * temperature * F.cross_entropy(q @ gather(k).T / temperature, labels)
+
+
+def cosine_similarity(p: Tensor, z: Tensor) -> Tensor:
+    """The mean cosine of the rows of `p` and `z`, in float32; no gradient to `z` (stop-gradient)."""
+    with torch.autocast(p.device.type, enabled=False):
+        return F.cosine_similarity(_full(p), _full(z.detach()), dim=1, eps=1e-6).mean()

@@ -1,0 +1,5 @@
+"""The methods: `base.Method`, and one file each."""
+
+from siamese.methods.base import Batch, Method
+
+__all__ = ["Batch", "Method"]

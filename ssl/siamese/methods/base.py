@@ -1,0 +1,127 @@
+"""What all methods share: views from a batch, the optimiser, the target network's update."""
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from siamese.augment import Views
+from siamese.distributed import rank
+from siamese.errors import UserError
+from siamese.optim import OptimizerRecipe
+
+
+@dataclass
+class Batch:
+    """What a training step receives.
+
+    Args:
+        views: each (B, 3, h, w) float, augmented and normalised.
+        labels: (B,) int64, -1 where unknown or held out. They reach monitors and `supervised`, never
+            the loss of a self-supervised method.
+    """
+
+    views: list[Tensor]
+    labels: Tensor
+
+
+class Method(pl.LightningModule, ABC):
+    """A way to pretrain a backbone. A subclass builds its heads and writes `loss`.
+
+    Args:
+        backbone: (B, 3, h, w) to (B, D), with ``.feature_dim``. It is what is kept, exported and probed.
+        name: as in `method=`, for reports.
+        views: makes the views of a batch; not needed to call `loss`.
+        optimizer: how to train; not needed to call `loss`.
+        global_batch, steps_per_epoch: images and optimiser steps over all devices, for `optimizer`.
+    """
+
+    uses_labels = False
+    sync_batchnorm = True  # BatchNorm over all devices; MoCo v1 and v2 need it apart
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        name: str = "",
+        views: Views | None = None,
+        optimizer: OptimizerRecipe | None = None,
+        global_batch: int = 0,
+        steps_per_epoch: int = 0,
+    ):
+        super().__init__()
+        self.name = name
+        self.backbone = backbone
+        self.views = views
+        self.optimizer_recipe = optimizer
+        self.global_batch, self.steps_per_epoch = global_batch, steps_per_epoch
+        self.projection: Tensor | None = None  # of the last step, detached: what the monitors watch
+
+    @abstractmethod
+    def loss(self, views: list[Tensor]) -> Tensor:
+        """Views, each (B, 3, h, w), to a scalar. Reads like the paper's pseudocode."""
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of trainable parameters; ``fixed_lr=True`` keeps a group off the schedule's decay."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """After each optimiser step, with the new weights: targets, queues. `step` counts from 0."""
+
+    def check(self, global_batch: int) -> None:
+        """Refuse a combination of settings that cannot work, before the training starts."""
+
+    # Lightning's hooks. Nothing below asks the device for a number.
+
+    def setup(self, stage: str) -> None:
+        if self.views is not None:
+            self.views.start(rank())
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """(B, 3, H, W) uint8 images, labels, aspects to a `Batch` of views."""
+        assert self.views is not None
+        images, labels, aspect = batch
+        return Batch(self.views(images, aspect), labels)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.report(self.loss(batch.views), batch)
+
+    def report(self, loss: Tensor, batch: Batch) -> Tensor:
+        """Log the loss; it stays on the device."""
+        self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch.labels))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        assert self.optimizer_recipe is not None and self.trainer.max_epochs is not None
+        optimizer, schedule = self.optimizer_recipe.build(
+            self.param_groups(), self.global_batch, self.steps_per_epoch, self.trainer.max_epochs
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        # Called once an optimiser step, unlike on_train_batch_end, which gradient accumulation calls
+        # once a micro-batch.
+        step = self.global_step
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        assert self.trainer.max_epochs is not None
+        self.after_step(step, self.trainer.max_epochs * self.steps_per_epoch)
+
+
+def frozen_copy(*modules: nn.Module) -> nn.Sequential:
+    """The start of a target network: a copy in training mode (batch statistics, running statistics of its
+    own) whose parameters take no gradient."""
+    return nn.Sequential(*copy.deepcopy(modules)).requires_grad_(False)
+
+
+def check_momentum(momentum: float) -> None:
+    """An EMA's momentum lies in [0, 1]."""
+    if not 0 <= momentum <= 1:
+        raise UserError(f"method.momentum={momentum}", "the EMA's momentum lies in [0, 1]", "try 0.99")
+
+
+def check_temperature(temperature: float) -> None:
+    """A temperature is positive."""
+    if not temperature > 0:
+        raise UserError(f"method.temperature={temperature}", "a temperature is positive", "the papers use 0.07 to 1")

@@ -1,0 +1,87 @@
+"""MoCo v1 and v2: a query finds its key among the keys of past batches (arXiv:1911.05722, 2003.04297)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from siamese.distributed import gather, shuffle, unshuffle, world_size
+from siamese.errors import UserError
+from siamese.losses import info_nce_queue
+from siamese.methods.base import Method, check_momentum, check_temperature, frozen_copy
+from siamese.optim import ema_update
+
+
+class MoCo(Method):
+    """He et al. 2019, Chen et al. 2020, "Momentum Contrast for Unsupervised Visual Representation Learning".
+
+    Args:
+        output_dim: of the head.
+        mlp: v2's head Linear-ReLU-Linear instead of v1's Linear; no BatchNorm in either.
+        hidden_dim: of v2's head.
+        temperature: of the softmax.
+        momentum: of the key encoder, constant.
+        queue_size: K keys; a multiple of the global batch, so that no key is lost at the wrap.
+
+    The key encoder moves after the optimiser step and the keys enter the queue then: at each key forward
+    both equal the official code, which does it at the start and at the end of the forward pass.
+    """
+
+    sync_batchnorm = False  # statistics apart and shuffled samples: the batch does not give the key away
+
+    queue: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        output_dim: int,
+        mlp: bool,
+        hidden_dim: int,
+        temperature: float,
+        momentum: float,
+        queue_size: int,
+        **base: Any,
+    ):
+        super().__init__(backbone, **base)
+        check_temperature(temperature)
+        check_momentum(momentum)
+        self.temperature, self.momentum, self.queue_size = temperature, momentum, queue_size
+        dim = backbone.feature_dim
+        self.projector: nn.Module = nn.Linear(dim, output_dim)
+        if mlp:
+            self.projector = nn.Sequential(nn.Linear(dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim))
+        self.target = frozen_copy(self.backbone, self.projector)
+        self.register_buffer("queue", F.normalize(torch.randn(output_dim, queue_size), dim=0))
+        self.new_keys: list[Tensor] = []
+
+    def check(self, global_batch: int) -> None:
+        if self.queue_size < global_batch or self.queue_size % global_batch:
+            raise UserError(
+                f"method.queue_size={self.queue_size}",
+                f"must be a multiple of the global batch (batch_size={global_batch})",
+                f"try {max(1, round(self.queue_size / global_batch)) * global_batch}",
+            )
+
+    def loss(self, views: list[Tensor]) -> Tensor:
+        q = self.projector(self.backbone(views[0]))  # (N, D)
+        k = self.keys(views[1])
+        self.new_keys.append(gather(k))
+        self.projection = q.detach()
+        return info_nce_queue(q, k, self.queue, self.temperature)
+
+    @torch.no_grad()
+    def keys(self, x: Tensor) -> Tensor:
+        """(N, D) unit keys; their BatchNorm batch is dealt anew among the devices."""
+        if world_size() == 1:  # one BatchNorm batch: a permutation changes nothing
+            return F.normalize(self.target(x).float(), dim=1)
+        x, permutation = shuffle(x)
+        return unshuffle(F.normalize(self.target(x).float(), dim=1), permutation)
+
+    @torch.no_grad()
+    def after_step(self, step: int, total_steps: int) -> None:
+        ema_update(self.target, nn.Sequential(self.backbone, self.projector), self.momentum)
+        keys = torch.cat(self.new_keys).T  # (D, global batch)
+        start = step * keys.shape[1] % self.queue_size
+        self.queue[:, start : start + keys.shape[1]] = keys.to(self.queue.dtype)
+        self.new_keys.clear()

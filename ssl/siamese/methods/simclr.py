@@ -1,0 +1,49 @@
+"""SimCLR: two views of an image attract, all other views of the batch repel (arXiv:2002.05709)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from siamese.methods.base import Method, check_temperature
+
+
+class SimCLR(Method):
+    """Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations".
+
+    Args:
+        hidden_dim, output_dim: of the projector, Linear-BN-ReLU-Linear-BN; its last BatchNorm scales and
+            does not shift (official code).
+        temperature: of the losses that have one.
+        margin: of the losses that have one.
+        loss: `siamese.losses.nt_xent`, `nt_logistic`, `triplet` or `contrastive`; receives
+            the (2N, D) projections and either the temperature or the margin, as it names it.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        hidden_dim: int,
+        output_dim: int,
+        temperature: float,
+        loss: Callable[[Tensor], Tensor],
+        **base: Any,
+    ):
+        super().__init__(backbone, **base)
+        check_temperature(temperature)
+        self.criterion = loss
+        self.projector = nn.Sequential(
+            nn.Linear(backbone.feature_dim, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, output_dim, bias=False),
+            nn.BatchNorm1d(output_dim),
+        )
+        self.projector[-1].bias.requires_grad_(False)
+
+    def loss(self, views: list[Tensor]) -> Tensor:
+        x = torch.cat(views)  # (2N, 3, h, w): the BatchNorms see both views at once
+        z = self.projector(self.backbone(x))
+        self.projection = z.detach()
+        return self.criterion(z)

@@ -1,0 +1,32 @@
+"""The reference of every table: the same backbone, views and schedule, with labels."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from siamese.methods.base import Batch, Method
+
+
+class Supervised(Method):
+    """Cross entropy on every view. Trains on the labelled images only, without the validation part.
+
+    Args:
+        num_classes: of the data set.
+    """
+
+    uses_labels = True
+
+    def __init__(self, backbone: nn.Module, num_classes: int, **base: Any):
+        super().__init__(backbone, **base)
+        self.classifier = nn.Linear(backbone.feature_dim, num_classes)
+
+    def loss(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        assert labels is not None
+        h = self.backbone(torch.cat(views))  # (views * N, D)
+        self.projection = h.detach()
+        return F.cross_entropy(self.classifier(h).float(), labels.repeat(len(views)))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self.report(self.loss(batch.views, batch.labels), batch)

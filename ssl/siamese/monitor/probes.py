@@ -1,0 +1,146 @@
+"""The monitor: is it learning, is it healthy? Labels stay on its side of the stop-gradient."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from siamese.distributed import average_, rank
+from siamese.evaluation import Features, knn_accuracy
+from siamese.methods import Batch, Method
+from siamese.monitor import health
+
+RANK_SAMPLES = 2048  # rows for RankMe: its singular values cost N * D * min(N, D)
+
+
+class Probe:
+    """Un-augmented features of a fixed choice of images, and what to make of them.
+
+    Args:
+        parts: loaders of the parts `fit`, `val` (both empty lists without labels) and `any`, images for health.
+        view: the un-augmented view.
+        num_classes: 0 without labels.
+        k, temperature: of the kNN.
+    """
+
+    def __init__(self, loaders: dict[str, Any], view: nn.Module, num_classes: int, k: int, temperature: float):
+        self.loaders, self.view, self.num_classes = loaders, view, num_classes
+        self.k, self.temperature = k, temperature
+
+    @property
+    def labelled(self) -> bool:
+        return "val" in self.loaders
+
+    def features(self, backbone: nn.Module, device: torch.device) -> dict[str, Features]:
+        """Features of each part."""
+        from siamese.evaluation import extract
+
+        return {
+            part: extract(backbone, loader, self.view, device, keep_unlabelled=not self.labelled)
+            for part, loader in self.loaders.items()
+        }
+
+    def knn(self, features: dict[str, Features]) -> float:
+        """Top-1 of the validation part."""
+        return knn_accuracy(features["fit"], features["val"], self.num_classes, self.k, self.temperature)
+
+
+class Monitor(pl.Callback):
+    """At the end of every `every` epochs, and of the last: kNN and online linear top-1 on the validation
+    part, std of the normalised projections, RankMe of the features, and a warning on collapse.
+
+    The online probe is a linear layer on batch-standardised, detached features of the augmented views,
+    trained by Adam beside the method on the labels of the training part.
+    """
+
+    def __init__(self, probe: Probe, every: int, online_lr: float):
+        self.probe, self.every, self.online_lr = probe, every, online_lr
+        self.head: nn.Sequential | None = None
+        self.optimizer: torch.optim.Adam | None = None
+        self.state: dict[str, Any] | None = None
+        self.captured: Tensor | None = None
+        self.latest: dict[str, float] = {}
+        self.collapsed_at: int | None = None
+        self.seconds = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, Method)
+        if not self.probe.labelled or not self.every:
+            return
+        dim = int(pl_module.backbone.feature_dim)
+        self.head = nn.Sequential(nn.BatchNorm1d(dim, affine=False), nn.Linear(dim, self.probe.num_classes))
+        pl_module.backbone.register_forward_hook(self._capture)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.head is not None:
+            self.head.to(pl_module.device)
+            self.optimizer = torch.optim.Adam(self.head.parameters(), lr=self.online_lr)
+            if self.state is not None:
+                self.head.load_state_dict(self.state["head"])
+                self.optimizer.load_state_dict(self.state["optimizer"])
+
+    def _capture(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if module.training:
+            self.captured = output.detach().float()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.head is None or self.captured is None:
+            return
+        assert isinstance(batch, Batch) and self.optimizer is not None
+        # A method may have put several views through at once.
+        labels = batch.labels.repeat(len(self.captured) // len(batch.labels))
+        with torch.enable_grad(), torch.autocast(self.captured.device.type, enabled=False):
+            loss = F.cross_entropy(self.head(self.captured), labels, ignore_index=-1, reduction="sum")
+            loss = loss / (labels >= 0).sum().clamp(min=1)
+            self.optimizer.zero_grad()
+            loss.backward()
+        average_([p.grad for p in self.head.parameters() if p.grad is not None])
+        self.optimizer.step()
+        self.captured = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Method)
+        epoch = trainer.current_epoch + 1
+        if not self.every or (epoch % self.every and epoch != trainer.max_epochs):
+            return
+        if rank() == 0:
+            start = time.perf_counter()
+            self.latest = self.measure(pl_module)
+            self.seconds += time.perf_counter() - start
+            if health.collapsed(self.latest["projection_std"], self.latest["projection_rank"]):
+                self.collapsed_at = epoch
+                rank_zero_warn(
+                    f"epoch {epoch}: the representation has collapsed (projection_std {self.latest['projection_std']:.3f}, "
+                    f"healthy is about 1; projection_rank {self.latest['projection_rank']:.1f})"
+                )
+            for logger in trainer.loggers:
+                logger.log_metrics({**self.latest, "epoch": epoch}, step=trainer.global_step)
+
+    @torch.no_grad()
+    def measure(self, method: Method) -> dict[str, float]:
+        """All figures, now."""
+        assert method.projection is not None
+        z = method.projection.float()[:RANK_SAMPLES]
+        out = {"projection_std": health.relative_std(z), "projection_rank": health.rankme(z)}
+        features = self.probe.features(method.backbone, method.device)
+        out["feature_rank"] = health.rankme(next(iter(features.values())).x[:RANK_SAMPLES])
+        if self.probe.labelled and self.head is not None:
+            out["knn_top1"] = self.probe.knn(features)
+            self.head.eval()
+            out["online_linear_top1"] = (self.head(features["val"].x).argmax(1) == features["val"].y).float().mean().item()
+            self.head.train()
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.head is None or self.optimizer is None:
+            return {}
+        return {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.state = state_dict or None

@@ -1,0 +1,116 @@
+"""One progress bar over the whole run, or a line an epoch where the output is no terminal."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from siamese.distributed import rank
+from siamese.monitor.probes import Monitor
+
+
+class ProgressBar(pl.Callback):
+    """Loss, images per second, time left; the monitor's figures as lines above the bar.
+
+    The loss is read from the device only when the bar is redrawn, `refresh` seconds apart.
+
+    Args:
+        monitor: whose figures to show.
+        global_batch, steps_per_epoch: images and optimiser steps over all devices.
+        console: where to.
+        refresh: seconds between two updates.
+    """
+
+    def __init__(
+        self, monitor: Monitor, global_batch: int, steps_per_epoch: int, console: Console, refresh: float = 0.5
+    ):
+        self.monitor, self.global_batch, self.steps_per_epoch = monitor, global_batch, steps_per_epoch
+        self.console, self.refresh = console, refresh
+        self.train_seconds, self.images = 0.0, 0  # of the training steps alone
+        self.bar: Progress | None = None
+        self.first_step = self.drawn_step = 0
+        self.epoch_start = self.drawn_at = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.first_step = self.drawn_step = trainer.global_step
+        if rank() == 0 and self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+                TextColumn("left"),
+                console=self.console,
+                transient=True,
+            )
+            total = (trainer.max_epochs or 0) * self.steps_per_epoch
+            self.bar.add_task("epoch 1", total=total, completed=trainer.global_step, text="")
+            self.bar.start()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.epoch_start = self.drawn_at = time.perf_counter()
+        self.drawn_step = self.epoch_first_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        if self.bar is None or now - self.drawn_at < self.refresh:
+            return
+        rate = (trainer.global_step - self.drawn_step) * self.global_batch / (now - self.drawn_at)
+        loss = trainer.callback_metrics.get("loss")
+        text = f"loss {float(loss):.4f}  " if loss is not None else ""
+        self.bar.update(
+            self.bar.tasks[0].id,
+            completed=trainer.global_step,
+            description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+            text=f"{text}{rate:,.0f} images/s",
+        )
+        self.drawn_step, self.drawn_at = trainer.global_step, now
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # After the monitor in the list of callbacks, so its seconds are taken off.
+        loss = float(trainer.callback_metrics.get("loss", float("nan")))  # waits for the device
+        seconds = time.perf_counter() - self.epoch_start - self.monitor.seconds
+        self.monitor.seconds = 0.0
+        images = (trainer.global_step - self.epoch_first_step) * self.global_batch
+        self.train_seconds += seconds
+        self.images += images
+        if rank() != 0:
+            return
+        epoch = trainer.current_epoch + 1
+        for logger in trainer.loggers:
+            logger.log_metrics({"images_per_second": images / seconds, "epoch": epoch}, step=trainer.global_step)
+        if not self.monitor.latest:
+            return
+        names = {
+            "knn_top1": "kNN",
+            "online_linear_top1": "online linear",
+            "feature_rank": "feature rank",
+            "projection_std": "projection std",
+        }
+        figures = "  ".join(f"{n} {self.monitor.latest[k]:.3f}" for k, n in names.items() if k in self.monitor.latest)
+        self.console.print(
+            f"epoch {epoch}/{trainer.max_epochs}  loss {loss:.4f}  {figures}  {images / seconds:,.0f} images/s",
+            highlight=False,
+        )
+        self.monitor.latest = {}
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.close()
+
+    @property
+    def images_per_second(self) -> float:
+        """Over all training steps, monitors not counted."""
+        return self.images / self.train_seconds if self.train_seconds else float("nan")

@@ -1,0 +1,201 @@
+"""Optimisers, parameter groups and schedules.
+
+Learning rates are scaled by the global batch and scheduled per optimiser step, in closed form
+(`lr_factor`), so that a test can compare every step with the paper's formula.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from siamese.errors import UserError
+
+
+class LARS(Optimizer):
+    """SGD with momentum and a trust ratio |w| / |g| a tensor (arXiv:1708.03888), for large batches.
+
+    Groups with ``adapt=False`` (biases, norms) take a plain step. The ratio is 1 where a norm is zero,
+    and nothing is added to the norms, as in the official SimCLR, BYOL and MoCo v3 code.
+
+    Args:
+        params: parameters or groups; a group may hold ``adapt``.
+        lr: learning rate.
+        momentum: of the buffer.
+        weight_decay: added to the gradient before the norms are taken.
+        trust_coefficient: eta, the factor of the ratio.
+        lr_in_buffer: True is SimCLR's order (v = m v + lr g; w -= v), False is BYOL's and MoCo v3's
+            (v = m v + g; w -= lr v). They differ while the learning rate changes.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 1e-3,
+        lr_in_buffer: bool = False,
+    ):
+        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust_coefficient=trust_coefficient)
+        super().__init__(params, {**defaults, "lr_in_buffer": lr_in_buffer, "adapt": True})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step over all parameters that have a gradient; no synchronisation with the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            grads = [p.grad for p in params]
+            if group["weight_decay"]:
+                grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+            if group["adapt"]:
+                weight_norm = torch.stack(torch._foreach_norm(params))
+                grad_norm = torch.stack(torch._foreach_norm(grads))
+                ratio = torch.where(
+                    (weight_norm > 0) & (grad_norm > 0), group["trust_coefficient"] * weight_norm / grad_norm, 1.0
+                )
+                grads = list(torch._foreach_mul(grads, list(ratio.unbind())))
+            buffers = []
+            for p in params:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                buffers.append(self.state[p]["momentum_buffer"])
+            torch._foreach_mul_(buffers, group["momentum"])
+            inside, outside = (group["lr"], 1.0) if group["lr_in_buffer"] else (1.0, group["lr"])
+            torch._foreach_add_(buffers, grads, alpha=inside)
+            torch._foreach_add_(params, buffers, alpha=-outside)
+        return loss
+
+
+def lr_factor(
+    step: int,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: float = 0.0,
+    schedule: str = "cosine",
+    milestones: Sequence[int] = (),
+    per: str = "step",
+) -> float:
+    """The learning rate of an optimiser step as a part of the peak.
+
+    Linear from 0 over the warm-up, then half a cosine to 0 (arXiv:1608.03983 without restarts), or
+    x 0.1 at each milestone (epochs), or constant. ``per="epoch"`` holds the value of the epoch's first
+    step (the official MoCo v1, v2 and SimSiam code); the warm-up is always per step.
+    """
+    epoch = step / steps_per_epoch
+    if epoch < warmup_epochs:
+        return epoch / warmup_epochs
+    if per == "epoch":
+        epoch = float(step // steps_per_epoch)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, epoch - warmup_epochs) / (epochs - warmup_epochs))))
+    if schedule == "milestones":
+        return 0.1 ** sum(epoch >= m for m in milestones)
+    return 1.0
+
+
+def split_groups(groups: Iterable[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
+    """Split each group in two: tensors of two or more dimensions, and the rest (biases, norms), which is
+    excluded from weight decay and from LARS's adaptation."""
+    out = []
+    for group in groups:
+        params = list(group["params"])
+        for adapt in (True, False):
+            part = [p for p in params if (p.ndim > 1) == adapt]
+            if part:
+                out.append({**group, "params": part, "weight_decay": weight_decay if adapt else 0.0, "adapt": adapt})
+    return out
+
+
+@dataclass
+class OptimizerRecipe:
+    """How the trainable parameters are optimised (`conf/optimizer`).
+
+    Args:
+        algorithm: takes groups and ``lr`` and returns the optimiser.
+        lr: base learning rate.
+        scaling: ``linear`` (lr * batch / 256), ``sqrt`` (lr * sqrt(batch)) or ``none``, by the GLOBAL batch.
+        weight_decay: of all parameters, or without biases and norms if `exclude_bias_and_norm`.
+        warmup_epochs, schedule, milestones, per: see `lr_factor`.
+    """
+
+    algorithm: Callable[..., Optimizer]
+    lr: float
+    scaling: str
+    weight_decay: float
+    exclude_bias_and_norm: bool
+    warmup_epochs: float
+    schedule: str
+    per: str
+    milestones: Sequence[int] = ()
+
+    def check(self, epochs: int) -> None:
+        """Refuse values that cannot work."""
+        if not self.lr > 0:
+            raise UserError(f"optimizer.lr={self.lr}", "a learning rate is positive", "try 0.1")
+        if self.weight_decay < 0:
+            raise UserError(f"optimizer.weight_decay={self.weight_decay}", "a weight decay is not negative", "try 1e-4")
+        if not 0 <= self.warmup_epochs < epochs:
+            raise UserError(
+                f"optimizer.warmup_epochs={self.warmup_epochs}",
+                f"the warm-up must be shorter than the training (epochs={epochs})",
+                "lower it, or train longer",
+            )
+        for key, known in (
+            ("scaling", ("linear", "sqrt", "none")),
+            ("schedule", ("cosine", "milestones", "constant")),
+            ("per", ("step", "epoch")),
+        ):
+            if getattr(self, key) not in known:
+                raise UserError(f"optimizer.{key}={getattr(self, key)}", "not known", f"choose one of {', '.join(known)}")
+
+    def peak_lr(self, global_batch: int) -> float:
+        """The learning rate after the warm-up."""
+        return self.lr * {"linear": global_batch / 256, "sqrt": math.sqrt(global_batch), "none": 1.0}[self.scaling]
+
+    def build(
+        self, groups: Sequence[dict[str, Any]], global_batch: int, steps_per_epoch: int, epochs: int
+    ) -> tuple[Optimizer, LambdaLR]:
+        """The optimiser and its schedule; a group with ``fixed_lr`` stays at the peak after the warm-up."""
+        fixed = [bool(group.get("fixed_lr")) for group in groups]
+        groups = [{**group, "fixed_lr": f} for group, f in zip(groups, fixed, strict=True)]
+        if self.exclude_bias_and_norm:
+            groups = split_groups(groups, self.weight_decay)
+        else:
+            groups = [{**group, "weight_decay": self.weight_decay} for group in groups]
+        optimizer = self.algorithm(groups, lr=self.peak_lr(global_batch))
+
+        def factor(schedule: str) -> Callable[[int], float]:
+            return lambda step: lr_factor(
+                step, steps_per_epoch, epochs, self.warmup_epochs, schedule, self.milestones, self.per
+            )
+
+        lambdas = [factor("constant" if group["fixed_lr"] else self.schedule) for group in optimizer.param_groups]
+        return optimizer, LambdaLR(optimizer, lambdas)
+
+
+def ema_momentum(step: int, total_steps: int, start: float, cosine: bool) -> float:
+    """The target network's momentum at an optimiser step: `start`, or from `start` to 1 along half a
+    cosine (BYOL, arXiv:2006.07733, section 3.3)."""
+    if not cosine:
+        return start
+    return 1 - (1 - start) * (math.cos(math.pi * step / total_steps) + 1) / 2
+
+
+@torch.no_grad()
+def ema_update(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """target <- momentum * target + (1 - momentum) * online, over parameters; buffers (running
+    statistics) stay each network's own, as in the official MoCo and BYOL code."""
+    targets: list[Tensor] = list(target.parameters())
+    torch._foreach_lerp_(targets, list(online.parameters()), 1 - momentum)

@@ -1,0 +1,118 @@
+"""The run folder: where it is, that it holds no other run, and what is written into it."""
+
+import json
+import os
+import platform
+import shutil
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+import siamese
+from siamese.distributed import rank
+from siamese.errors import UserError
+
+MARKS = ("config.yaml", "checkpoints", "summary.json", "results.json")
+
+
+def in_sweep() -> bool:
+    """Is this a trial of `-m`?"""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def choose(cfg: DictConfig, default: str) -> Path:
+    """The run folder: `run_dir`, or `default` with date and time. A trial of a sweep has one of its own:
+    its number below `run_dir`, or behind the time.
+
+    The processes that Lightning starts for further devices take the first one's by an environment
+    variable, since they start later.
+    """
+    inherited = os.environ.get("SIAMESE_RUN_DIR")
+    if inherited and "LOCAL_RANK" in os.environ:
+        return Path(inherited)
+    trial = f"{HydraConfig.get().job.num:02d}" if in_sweep() else ""
+    if cfg.run_dir is not None:
+        folder = Path(cfg.run_dir).expanduser() / trial
+    else:
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (f"_{trial}" if trial else "")
+        folder = Path(default) / stamp
+        count = 1
+        while folder.exists():
+            count += 1
+            folder = Path(default) / f"{stamp}_{count}"
+    os.environ["SIAMESE_RUN_DIR"] = str(folder)
+    return folder
+
+
+def check(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds a run, unless it is to be continued or replaced. Writes nothing."""
+    if resume and overwrite:
+        raise UserError("resume=true overwrite=true", "exclude each other", "give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run_dir={folder}", "is a file", "give a folder")
+    holds_run = any((folder / mark).exists() for mark in MARKS)
+    if resume and not (folder / "checkpoints" / "last.ckpt").is_file():
+        raise UserError("resume=true", f"there is no {folder}/checkpoints/last.ckpt", "give the run_dir of a run that saved one")
+    if holds_run and not resume and not overwrite:
+        raise UserError(f"run_dir={folder}", "already holds a run", "add resume=true or overwrite=true, or choose another folder")
+    parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"run_dir={folder}", f"{parent} cannot be written to", "choose another folder")
+
+
+def start(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
+    """Make the folder and write config.yaml into it. Of an overwritten run only our own files go."""
+    if rank() != 0 or "LOCAL_RANK" in os.environ and os.environ["LOCAL_RANK"] != "0":
+        return
+    if overwrite:
+        for mark in (*MARKS, "metrics.csv", "views.png", "wandb", "tensorboard"):
+            if (folder / mark).is_dir():
+                shutil.rmtree(folder / mark)
+            else:
+                (folder / mark).unlink(missing_ok=True)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+
+
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Write whole or not at all."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(temporary, file)
+
+
+def versions() -> dict[str, str]:
+    """Of what a figure depends on."""
+    import pytorch_lightning
+    import torchvision
+
+    return {
+        "siamese": siamese.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "pytorch_lightning": pytorch_lightning.__version__,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """For reports: the GPU's name, or the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __call__(self) -> float:
+        return time.perf_counter() - self.start

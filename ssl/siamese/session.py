@@ -1,0 +1,199 @@
+"""One pretraining run: build and check everything, train, report."""
+
+import logging
+import sys
+import uuid
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from siamese import build, checkpoint, report, run, sweep
+from siamese.csv_log import CsvLog
+from siamese.errors import UserError
+from siamese.evaluation import Features, raw_pixels
+from siamese.memory import keep_freed_memory
+from siamese.monitor import health
+from siamese.monitor.probes import RANK_SAMPLES, Monitor
+from siamese.monitor.progress import ProgressBar
+
+
+class Session:
+    """A run of `train.py`.
+
+    Args:
+        cfg: the composed config (conf/train.yaml).
+
+    Raises:
+        UserError: something in the config cannot work; nothing has been written yet.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        self.cfg = cfg
+        self.console = Console()
+        build.check_scalars(cfg)
+        build.check_devices(cfg)
+        optimizer = build.make(cfg.optimizer)
+        optimizer.check(cfg.epochs)
+        self.folder = run.choose(cfg, f"outputs/{cfg.data.name}/{cfg.method.name}")
+        run.check(self.folder, cfg.resume, cfg.overwrite)
+        self.state = self._resumed() if cfg.resume else None
+
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        pl.seed_everything(cfg.seed, workers=True, verbose=False)
+        keep_freed_memory()
+        views = build.views(cfg)
+        network = build.backbone(cfg)
+        self.data = build.data_set(cfg)
+        self.method = build.method(cfg, network, self.data, views=views, optimizer=optimizer)
+        self.method.to(memory_format=torch.channels_last)  # convolutions are quicker so, on CPUs and on GPUs
+        self.train_part = self.data.fit if self.method.uses_labels else self.data.pretrain
+        self.method.check(cfg.batch_size)
+
+        self.run_id = (self.state or {}).get(checkpoint.KEY, {}).get("run_id") or uuid.uuid4().hex[:8]
+        # Lightning places the model; the monitor's images and the resident set follow it there.
+        self.trainer = build.trainer(cfg, [], [], self.method.sync_batchnorm)
+        device = self.trainer.strategy.root_device
+        if self.trainer.world_size > 1 and self.method.sync_batchnorm and device.type == "cpu":
+            raise UserError(
+                f"trainer.devices={self.trainer.world_size}",
+                f"method={cfg.method.name} needs BatchNorm over all devices, which torch has on GPUs only",
+                "use one CPU process, or method=moco",
+            )
+        micro_batch, steps = build.shares(cfg, self.trainer.world_size, len(self.train_part))
+        self.method.global_batch, self.method.steps_per_epoch = cfg.batch_size, steps
+        self.trainer.limit_train_batches = steps * cfg.trainer.accumulate_grad_batches
+        self.loading = build.Loading.of(cfg, device)
+        self.loader = self.loading.loader(self.train_part, micro_batch, shuffle=True)
+        self.probe = build.probe(cfg, self.data, self.loading)
+
+        self.monitor = Monitor(self.probe, cfg.monitor.every, cfg.monitor.online_lr)
+        self.progress = ProgressBar(self.monitor, cfg.batch_size, steps, self.console)
+        meta = {"config": build.plain(cfg), "num_classes": self.data.num_classes, "run_id": self.run_id}
+        self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", cfg.checkpoint.every_steps, meta)
+        self.trainer.callbacks += [self.monitor, self.progress, self.checkpoints]
+
+    def start(self) -> None:
+        """Make the run folder; say what was picked; keep the untrained features."""
+        cfg = self.cfg
+        run.start(self.folder, cfg, cfg.overwrite)
+        self.trainer.loggers = [CsvLog(self.folder / "metrics.csv"), *self._loggers()]
+        if not self.trainer.is_global_zero:
+            return
+        trainable = sum(p.numel() for p in self.method.parameters() if p.requires_grad)
+        part = self.train_part
+        labels = "no labels" if not self.data.labelled else f"{len(self.data.val):,} labels held out for validation"
+        report.printed_config(
+            {
+                "method": f"{cfg.method.name}: {cfg.backbone.name}, {self.method.backbone.feature_dim} features, "
+                f"{trainable / 1e6:.2f} M trainable parameters",
+                "data": f"{self.data.name}: {self.loading.describe(part)}; {labels}",
+                "training": f"{cfg.epochs} epochs of {self.method.steps_per_epoch} steps, global batch {cfg.batch_size}, "
+                f"peak learning rate {self.method.optimizer_recipe.peak_lr(cfg.batch_size):.4g}",
+                "device": f"{run.device_name(self.loading.device)}, precision {cfg.trainer.precision}",
+                "run": str(self.folder),
+            },
+            self.console,
+        )
+        views = self.method.views
+        assert views is not None
+        report.views_picture(self.folder / "views.png", views, self.loader)
+        self.baselines: dict[str, dict[str, Features]] = {}
+        if self.data.labelled:
+            device = self.loading.device
+            self.method.backbone.to(device)
+            self.baselines = {
+                "raw_pixels": {part: raw_pixels(loader, device) for part, loader in self.probe.loaders.items()},
+                "random_init": self.probe.features(self.method.backbone, device),
+            }
+
+    def fit(self) -> None:
+        """Train. Ctrl-C keeps a checkpoint, writes the summary so far and ends with exit code 130."""
+        self.watch = run.Stopwatch()
+        try:
+            self.trainer.fit(
+                self.method,
+                train_dataloaders=self.loader,
+                ckpt_path=str(self.checkpoints.file) if self.cfg.resume else None,
+                weights_only=True,
+            )
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            self.console.print(
+                f"interrupted at step {self.trainer.global_step}; to continue: add "
+                f"resume=true run_dir={self.folder}",
+                highlight=False,
+            )
+            self._summary({}, finished=False)
+            sys.exit(130)
+        self.seconds = self.watch()
+
+    def finish(self) -> float:
+        """The closing table and summary.json; returns the validation figure."""
+        if not self.trainer.is_global_zero:
+            return float("nan")
+        features = self.probe.features(self.method.backbone.to(self.loading.device), self.loading.device)
+        if self.loader.skipped:
+            names = sorted(self.loader.skipped)
+            self.console.print(f"skipped {len(names)} unreadable images: {', '.join(names[:3])}", highlight=False)
+        if not self.data.labelled:
+            rank = health.rankme(features["any"].x[:RANK_SAMPLES])
+            self.console.print(f"feature rank (RankMe) {rank:.1f} of {self.method.backbone.feature_dim}; no labels, no top-1")
+            summary = self._summary({"feature_rank": rank}, finished=True)
+            value = rank
+        else:
+            grid = build.make(self.cfg.eval.linear)
+            rows = {
+                name: report.figures(one, self.probe, grid)
+                for name, one in {**self.baselines, self.cfg.method.name: features}.items()
+            }
+            mine = rows[self.cfg.method.name]
+            baselines = {name: rows[name] for name in self.baselines}
+            summary = self._summary({**mine, "baselines": baselines}, finished=True)
+            title = f"{self.data.name}: top-1 on the validation part ({len(features['val']):,} images)"
+            self.console.print(report.closing_table(rows, title))
+            value = mine["linear_top1"]
+        self.console.print(f"run folder: {self.folder}", highlight=False, soft_wrap=True)
+        if run.in_sweep():
+            sweep.record(self.folder, summary, None)
+        return value
+
+    def _summary(self, figures: dict[str, Any], finished: bool) -> dict[str, Any]:
+        cfg = self.cfg
+        summary = {
+            "method": cfg.method.name,
+            "data": cfg.data.name,
+            "backbone": cfg.backbone.name,
+            "seed": cfg.seed,
+            "epochs": self.trainer.current_epoch if not finished else cfg.epochs,
+            "steps": self.trainer.global_step,
+            "seconds": round(self.watch(), 2),
+            "images_per_second": round(self.progress.images_per_second, 1),
+            **figures,
+            "collapsed_at_epoch": self.monitor.collapsed_at,
+            "skipped_images": len(self.loader.skipped),
+            "versions": run.versions(),
+            "device": run.device_name(self.loading.device),
+            "finished": finished,
+        }
+        if self.trainer.is_global_zero:
+            run.write_json(self.folder / "summary.json", summary)
+        return summary
+
+    def _loggers(self) -> list[Any]:
+        """wandb or tensorboard, if asked for; the wandb run has the id of the checkpoint."""
+        if "_target_" not in self.cfg.logger:
+            return []
+        extra: dict[str, Any] = {"save_dir": str(self.folder)}
+        if self.cfg.logger._target_.endswith("WandbLogger"):
+            extra |= {"id": self.run_id, "resume": "allow", "config": build.plain(self.cfg)}
+        return [build.make(self.cfg.logger, **extra)]
+
+    def _resumed(self) -> dict[str, Any]:
+        """The state to resume from."""
+        return checkpoint.load(self.folder / "checkpoints" / "last.ckpt", "run_dir")
+
+

@@ -1,0 +1,89 @@
+"""Sweeps (`-m`): a failed trial does not end them, and one table ends them."""
+
+import json
+import statistics
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from siamese.errors import UserError
+
+exit_code = 0  # of the process, once a sweep has ended: 1 if a trial failed
+
+
+def _trials(folder: Path) -> Path:
+    return folder / "trials"
+
+
+def record(run_dir: Path | None, summary: dict[str, Any] | None, error: BaseException | None) -> None:
+    """Leave the outcome of this trial where the table finds it, whatever process the launcher used."""
+    hydra = HydraConfig.get()
+    folder = _trials(Path(hydra.sweep.dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    overrides = [o for o in hydra.overrides.task if not o.startswith("run_dir=")]
+    outcome = {
+        "number": int(hydra.job.num),
+        "overrides": overrides,
+        "run_dir": str(run_dir) if run_dir else None,
+        "summary": summary,
+        "error": None if error is None else (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"),
+    }
+    (folder / f"{outcome['number']:04d}.json").write_text(json.dumps(outcome, indent=2) + "\n")
+    if error is not None and not isinstance(error, UserError):
+        (folder / f"{outcome['number']:04d}.txt").write_text("".join(traceback.format_exception(error)))
+
+
+def table(outcomes: list[dict[str, Any]]) -> Table:
+    """A row a setting (all overrides but the seed): mean and spread (sample standard deviation) over seeds."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for outcome in outcomes:
+        name = " ".join(o for o in outcome["overrides"] if not o.startswith("seed=")) or "defaults"
+        groups.setdefault(name, []).append(outcome)
+    out = Table(title="sweep: validation top-1 %, mean ± standard deviation over seeds", title_justify="left")
+    out.add_column("setting")
+    for column in ("seeds", "kNN", "linear", "images/s", "failed"):
+        out.add_column(column, justify="right")
+    for name, members in groups.items():
+        done = [m["summary"] for m in members if m["summary"]]
+        failed = len(members) - len(done)
+        out.add_row(
+            name,
+            str(len(done)),
+            _spread([100 * s["knn_top1"] for s in done if s.get("knn_top1") is not None]),
+            _spread([100 * s["linear_top1"] for s in done if s.get("linear_top1") is not None]),
+            f"{statistics.mean(s['images_per_second'] for s in done):,.0f}" if done else "-",
+            str(failed) if failed else "",
+        )
+    return out
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+class SweepTable(Callback):
+    """Hydra's callback that prints the table when the last trial has ended."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        global exit_code
+        folder = Path(config.hydra.sweep.dir)
+        outcomes = [json.loads(f.read_text()) for f in sorted(_trials(folder).glob("*.json"))]
+        if not outcomes:
+            return
+        console = Console()
+        console.print(table(outcomes))
+        for outcome in outcomes:
+            if outcome["error"]:
+                exit_code = 1
+                console.print(f"failed: {' '.join(outcome['overrides'])}: {outcome['error']}", highlight=False, markup=False)
+        console.print(f"trials: {_trials(folder)}", highlight=False)

@@ -1,0 +1,60 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["WANDB_MODE"] = "offline"
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # train.py and eval_linear.py
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def config():
+    """Composes conf/train.yaml with overrides."""
+
+    def make(*overrides: str, name: str = "train") -> DictConfig:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose(name, overrides=list(overrides))
+
+    return make
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs a script of the repository in an empty folder, as a user does."""
+
+    def run(script: str, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / script), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "COLUMNS": "200", **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+TINY = ("epochs=1", "backbone.widths=[4,8]", "monitor.every=1", "eval.linear.epochs=2", "trainer=cpu")
+
+
+@pytest.fixture
+def tiny() -> tuple[str, ...]:
+    """Overrides that make a run of seconds."""
+    return TINY

@@ -1,0 +1,130 @@
+"""Every option in conf/ composes, builds and takes a step, without a list to be kept up to date."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import get_class, instantiate
+from siamese import build
+from siamese.data import DataSet, Part
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def options(group):
+    folder = ROOT / "conf" / group
+    return sorted(str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml") if not f.name.startswith("_"))
+
+
+METHODS = [m for m in options("method") if "/" not in m]
+
+
+@pytest.fixture
+def small_data():
+    def make(size, crop_channels=3):
+        labels = torch.arange(24) % 3
+        p = Part(torch.randint(0, 256, (24, crop_channels, size, size), dtype=torch.uint8), labels)
+        return DataSet("x", p, p, ["a", "b", "c"], val_fraction=0.34, split_seed=0)
+
+    return make
+
+
+def one_step(cfg, data):
+    """Views, loss, backward, optimiser and target of one batch of four."""
+    recipe = instantiate(cfg.optimizer, _convert_="all")
+    method = build.method(cfg, build.backbone(cfg), data, views=build.views(cfg), optimizer=recipe)
+    optimizer, schedule = recipe.build(method.param_groups(), 4, 2, cfg.epochs)
+    for step in range(2):
+        batch = method.on_after_batch_transfer((data.fit.images[:4], data.fit.labels[:4], None), 0)
+        loss = method.loss(batch.views, batch.labels) if method.uses_labels else method.loss(batch.views)
+        assert loss.isfinite()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        method.after_step(step, 10)
+    return method
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("data", ["digits", "cifar10", "folder"])
+def test_every_method_at_every_scale(config, small_data, method, data):
+    cfg = config(f"method={method}", f"data={data}", "backbone=small", "backbone.widths=[4,8]", "data.crop=16")
+    one_step(cfg, small_data(20))
+
+
+@pytest.mark.parametrize("experiment", [e for e in options("experiment")])
+def test_every_experiment_takes_two_steps_when_cut_down(config, small_data, experiment):
+    cfg = config(f"experiment={experiment}", "data.path=none", "data.crop=64", "backbone.name=resnet18")
+    method = one_step(cfg, small_data(72))
+    assert method.backbone.feature_dim == 512
+    if hasattr(method, "queue_size"):
+        method.check(cfg.batch_size)
+
+
+@pytest.mark.parametrize("backbone", options("backbone"))
+def test_every_backbone(config, backbone):
+    cfg = config(f"backbone={backbone}", "data.crop=32")
+    network = build.backbone(cfg).eval()
+    with torch.no_grad():
+        features = network(torch.randn(2, 3, 32, 32))
+    assert features.shape == (2, network.feature_dim)
+
+
+@pytest.mark.parametrize("augment", options("augment"))
+def test_every_augmentation(config, augment):
+    cfg = config(f"augment={augment}", "data.crop=32")
+    first, second = build.views(cfg)(torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8))
+    assert first.shape == second.shape == (4, 3, 32, 32)
+    assert first.isfinite().all()
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_every_optimizer(config, optimizer):
+    cfg = config(f"optimizer={optimizer}", "epochs=20")
+    recipe = instantiate(cfg.optimizer, _convert_="all")
+    recipe.check(20)
+    w = torch.nn.Parameter(torch.ones(2, 2))
+    made, _ = recipe.build([{"params": [w]}], 64, 10, 20)
+    made.step()
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_every_data_set_names_an_existing_builder(config, data):
+    cfg = config(f"data={data}")
+    assert callable(get_class(cfg.data._target_)) if "." not in cfg.data._target_ else instantiate(
+        {"_target_": "hydra.utils.get_method", "path": cfg.data._target_}
+    )
+    assert len(cfg.data.mean) == len(cfg.data.std) == 3
+
+
+@pytest.mark.parametrize("group", ["trainer", "logger", "eval", "sweep"])
+def test_every_other_option_composes(config, group):
+    for option in options(group):
+        if group == "sweep":
+            assert (ROOT / "conf" / "sweep" / f"{option}.yaml").read_text().strip()
+        else:
+            config(f"{group}={option}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data=cifar10", "method=simclr"], {"jitter": [0.4, 0.4, 0.4, 0.1], "blur_p": 0.0, "crop_scale": [0.08, 1.0], "mean": [0.0] * 3}),
+        (["data=imagenet", "method=simclr"], {"jitter": [0.8, 0.8, 0.8, 0.2], "blur_p": 0.5, "interpolation": "bicubic"}),
+        (["data=imagenet", "method=moco_v1"], {"jitter": [0.4] * 4, "jitter_p": 1.0, "gray_first": True, "blur_p": 0.0}),
+        (["data=imagenet", "method=moco"], {"jitter": [0.4, 0.4, 0.4, 0.1], "blur_p": 0.5, "crop_scale": [0.2, 1.0]}),
+        (["data=imagenet", "method=byol"], {"crop_scale": [0.08, 1.0], "interpolation": "bicubic"}),
+        (["data=imagenet", "method=moco_v3"], {"crop_scale": [0.2, 1.0], "interpolation": "bilinear"}),
+        (["data=digits", "method=byol"], {"flip_p": 0.0, "gray_p": 0.0}),
+    ],
+)  # fmt: skip
+def test_the_views_follow_method_and_data_set(config, overrides, expected):
+    augment = config(*overrides).augment
+    assert {k: augment[k] for k in expected} == expected
+
+
+def test_the_command_line_has_the_last_word(config):
+    assert config("data=cifar10", "method=byol", "augment=large/simclr").augment.blur_p == 0.5
+    assert config("experiment=imagenet/byol", "optimizer.lr=7").optimizer.lr == 7
+    assert config("experiment=imagenet/byol", "backbone=resnet18").backbone.name == "resnet18"
