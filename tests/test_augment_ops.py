@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tvf
-from siamese.augment import ops
 from torchvision.transforms.v2.functional import InterpolationMode
+
+from siamese.augment import ops
 
 GREY = 0.01 / 255  # a hundredth of a grey level of images in [0, 1]
 N = 24

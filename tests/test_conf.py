@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import get_class, instantiate
+
 from siamese import build
 from siamese.data import DataSet, Part
 
@@ -13,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def options(group):
     folder = ROOT / "conf" / group
-    return sorted(str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml") if not f.name.startswith("_"))
+    return sorted(
+        str(f.relative_to(folder).with_suffix("")) for f in folder.rglob("*.yaml") if not f.name.startswith("_")
+    )
 
 
 METHODS = [m for m in options("method") if "/" not in m]
@@ -53,7 +56,7 @@ def test_every_method_at_every_scale(config, small_data, method, data):
     one_step(cfg, small_data(20))
 
 
-@pytest.mark.parametrize("experiment", [e for e in options("experiment")])
+@pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_takes_two_steps_when_cut_down(config, small_data, experiment):
     cfg = config(f"experiment={experiment}", "data.path=none", "data.crop=64", "backbone.name=resnet18")
     method = one_step(cfg, small_data(72))
@@ -92,8 +95,10 @@ def test_every_optimizer(config, optimizer):
 @pytest.mark.parametrize("data", options("data"))
 def test_every_data_set_names_an_existing_builder(config, data):
     cfg = config(f"data={data}")
-    assert callable(get_class(cfg.data._target_)) if "." not in cfg.data._target_ else instantiate(
-        {"_target_": "hydra.utils.get_method", "path": cfg.data._target_}
+    assert (
+        callable(get_class(cfg.data._target_))
+        if "." not in cfg.data._target_
+        else instantiate({"_target_": "hydra.utils.get_method", "path": cfg.data._target_})
     )
     assert len(cfg.data.mean) == len(cfg.data.std) == 3
 
@@ -110,9 +115,9 @@ def test_every_other_option_composes(config, group):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["data=cifar10", "method=simclr"], {"jitter": [0.4, 0.4, 0.4, 0.1], "blur_p": 0.0, "crop_scale": [0.08, 1.0], "mean": [0.0] * 3}),
-        (["data=imagenet", "method=simclr"], {"jitter": [0.8, 0.8, 0.8, 0.2], "blur_p": 0.5, "interpolation": "bicubic"}),
-        (["data=imagenet", "method=moco_v1"], {"jitter": [0.4] * 4, "jitter_p": 1.0, "gray_first": True, "blur_p": 0.0}),
+        (["data=cifar10", "method=simclr"], {"jitter": [0.4, 0.4, 0.4, 0.1], "blur_p": 0.0, "mean": [0.0] * 3}),
+        (["data=imagenet", "method=simclr"], {"jitter": [0.8, 0.8, 0.8, 0.2], "blur_p": 0.5}),
+        (["data=imagenet", "method=moco_v1"], {"jitter": [0.4] * 4, "jitter_p": 1.0, "gray_first": True}),
         (["data=imagenet", "method=moco"], {"jitter": [0.4, 0.4, 0.4, 0.1], "blur_p": 0.5, "crop_scale": [0.2, 1.0]}),
         (["data=imagenet", "method=byol"], {"crop_scale": [0.08, 1.0], "interpolation": "bicubic"}),
         (["data=imagenet", "method=moco_v3"], {"crop_scale": [0.2, 1.0], "interpolation": "bilinear"}),

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from siamese.data import DataSet, Loader, Part, choose_residence
 from siamese.data import sets as data_sets
 from siamese.data.loading import Files, decode
@@ -67,8 +68,9 @@ def test_every_layout_becomes_three_channels(shape):
 
 
 def test_digits_are_scikit_learns(config):
-    from siamese import build
     from sklearn.datasets import load_digits
+
+    from siamese import build
 
     data = build.data_set(config())
     reference = load_digits()
@@ -85,7 +87,10 @@ def test_digits_are_scikit_learns(config):
 def test_npz_in_medmnists_layout(tmp_path):
     rng = np.random.default_rng(0)
     file = tmp_path / "x.npz"
-    arrays = {f"{p}_images": rng.integers(0, 256, (n, 28, 28), dtype=np.uint8) for p, n in (("train", 30), ("val", 6), ("test", 8))}
+    arrays = {
+        f"{p}_images": rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        for p, n in (("train", 30), ("val", 6), ("test", 8))
+    }
     arrays |= {f"{p}_labels": np.arange(n)[:, None] % 3 for p, n in (("train", 30), ("val", 6), ("test", 8))}
     np.savez(file, **arrays)
     data = data_sets.npz("npz", str(file), **SPLIT)

@@ -3,15 +3,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightly.utils.benchmarking import knn_predict as lightly_knn
-from siamese.augment import CleanView
-from siamese.errors import UserError
-from siamese.evaluation import Features, LinearGrid, extract, knn_accuracy, knn_predict
-from siamese.evaluation import knn as knn_module
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+
+from siamese.augment import CleanView
+from siamese.errors import UserError
+from siamese.evaluation import Features, LinearGrid, extract, knn_accuracy, knn_predict
+from siamese.evaluation import knn as knn_module
 
 
 @pytest.fixture(scope="module")

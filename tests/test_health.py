@@ -1,6 +1,7 @@
 import pytest
 import torch
 from lightly.utils.debug import std_of_l2_normalized
+
 from siamese.monitor import health
 
 
@@ -16,7 +17,7 @@ def test_rankme_of_an_uneven_spectrum():
     p = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
     z = torch.zeros(5, 3, dtype=torch.float64)
     z[:3] = torch.diag(p)
-    assert health.rankme(z) == pytest.approx(2 ** 1.5, rel=1e-4)  # entropy of 1.5 bits
+    assert health.rankme(z) == pytest.approx(2**1.5, rel=1e-4)  # entropy of 1.5 bits
 
 
 def test_relative_std():

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+
 from siamese import losses
 
 N, D = 8, 16

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from lightly.models.modules import heads
+from torch import nn
+
 from siamese.errors import UserError
 from siamese.methods.base import Method
 from siamese.methods.byol import BYOL
@@ -16,7 +18,6 @@ from siamese.methods.simclr import SimCLR
 from siamese.methods.simsiam import SimSiam
 from siamese.methods.supervised import Supervised
 from siamese.optim import ema_momentum, ema_update
-from torch import nn
 
 SELF_SUPERVISED = ["simclr", "moco", "moco_v1", "moco_v3", "byol", "simsiam"]
 

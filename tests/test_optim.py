@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from siamese.errors import UserError
 from siamese.optim import LARS, OptimizerRecipe, lr_factor, split_groups
-from torch import nn
 
 
 def recipe(**changes):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,12 @@ import torchvision
 from torch import Tensor, nn
 
 from siamese.errors import UserError
+
+
+class Backbone(nn.Module):
+    """What a method builds on; for annotations, the builders below return modules with this attribute."""
+
+    feature_dim: int
 
 
 class _Block(nn.Module):
@@ -31,7 +37,7 @@ class _Block(nn.Module):
         return F.relu(y + self.shortcut(x))
 
 
-class SmallResNet(nn.Module):
+class SmallResNet(Backbone):
     """A ResNet for images of 8 to 64 pixels that two cores can train: a 3x3 stem without stride, then
     a stage a width, each but the first halving the image, then the mean over the image.
 
@@ -58,12 +64,12 @@ class SmallResNet(nn.Module):
         return self.layers(x).mean((2, 3))
 
 
-def small_resnet(name: str, widths: Sequence[int], blocks: int) -> nn.Module:
+def small_resnet(name: str, widths: Sequence[int], blocks: int) -> Backbone:
     """`SmallResNet`; `name` is for the reader of the config."""
     return SmallResNet(widths, blocks)
 
 
-def torchvision_resnet(name: str, small_stem: bool, zero_init_residual: bool) -> nn.Module:
+def torchvision_resnet(name: str, small_stem: bool, zero_init_residual: bool) -> Backbone:
     """A torchvision ResNet without its classifier.
 
     Args:
@@ -74,7 +80,9 @@ def torchvision_resnet(name: str, small_stem: bool, zero_init_residual: bool) ->
     """
     known = [n for n in torchvision.models.list_models() if re.fullmatch(r"(wide_)?res(net|next)\d+.*", n)]
     if name not in known:
-        raise UserError(f"backbone.name={name}", "torchvision has no such ResNet", f"one of {', '.join(known)}, or backbone=timm")
+        raise UserError(
+            f"backbone.name={name}", "torchvision has no such ResNet", f"one of {', '.join(known)}, or backbone=timm"
+        )
     model = torchvision.models.get_model(name, weights=None, zero_init_residual=zero_init_residual)
     model.feature_dim = model.fc.in_features
     model.fc = nn.Identity()
@@ -85,7 +93,7 @@ def torchvision_resnet(name: str, small_stem: bool, zero_init_residual: bool) ->
     return model
 
 
-def timm_model(name: str, image_size: int, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def timm_model(name: str, image_size: int, pretrained: bool, options: dict[str, Any]) -> Backbone:
     """Any timm model by name, without its classifier.
 
     Args:
@@ -97,7 +105,9 @@ def timm_model(name: str, image_size: int, pretrained: bool, options: dict[str, 
 
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=4)
-        raise UserError(f"backbone.name={name}", "timm has no such model", f"did you mean {', '.join(near) or 'another name'}?")
+        raise UserError(
+            f"backbone.name={name}", "timm has no such model", f"did you mean {', '.join(near) or 'another name'}?"
+        )
     options = dict(options)
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
@@ -115,6 +125,10 @@ def timm_model(name: str, image_size: int, pretrained: bool, options: dict[str, 
             "choose larger views (data.crop), another model, or pass options by '+backbone.options.KEY=VALUE'",
         ) from error
     if features.ndim != 2:
-        raise UserError(f"backbone.name={name}", f"gives features of shape {tuple(features.shape)}", "choose a model that pools to (B, D)")
+        raise UserError(
+            f"backbone.name={name}",
+            f"gives features of shape {tuple(features.shape)}",
+            "choose a model that pools to (B, D)",
+        )
     model.feature_dim = features.shape[1]
-    return model
+    return cast(Backbone, model)

@@ -11,9 +11,9 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from siamese.augment import CleanView, Views
+from siamese.backbones import Backbone
 from siamese.data import DataSet, Loader, Part, choose_residence
 from siamese.errors import UserError
 from siamese.methods import Method
@@ -26,7 +26,7 @@ LOADING = ("resident", "resident_mb", "workers", "crop", "center", "mean", "std"
 def make(node: Any, **arguments: Any) -> Any:
     """Hydra's `instantiate`, letting a mistake of the user's through as it is."""
     try:
-        return instantiate(node, _convert_="all", **arguments)
+        return instantiate(node, _convert_="all", _partial_=True)(**arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
@@ -44,7 +44,9 @@ def check_scalars(cfg: DictConfig) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise UserError(f"{key}={value}", "not a possible value", f"give a whole number of at least {low}")
     if not cfg.eval.knn.temperature > 0:
-        raise UserError(f"eval.knn.temperature={cfg.eval.knn.temperature}", "a temperature is positive", "the usual one is 0.1")
+        raise UserError(
+            f"eval.knn.temperature={cfg.eval.knn.temperature}", "a temperature is positive", "the usual one is 0.1"
+        )
 
 
 def data_set(cfg: DictConfig) -> DataSet:
@@ -85,31 +87,35 @@ def clean_view(cfg: DictConfig) -> CleanView:
     return CleanView(cfg.data.crop, cfg.data.center, cfg.augment.mean, cfg.augment.std)
 
 
-def backbone(cfg: DictConfig) -> nn.Module:
+def backbone(cfg: DictConfig) -> Backbone:
     """`conf/backbone` to a module with ``.feature_dim``."""
     return make(cfg.backbone)
 
 
 def views(cfg: DictConfig) -> Views:
     """`conf/augment` to the views of a method; their generator is the run's."""
-    arguments = {k: v for k, v in OmegaConf.to_container(cfg.augment, resolve=True).items() if k != "_target_"}  # type: ignore[union-attr]
+    arguments = {k: v for k, v in plain(cfg.augment).items() if k != "_target_"}
     try:
         return get_class(cfg.augment._target_)(seed=cfg.seed, **arguments)
     except TypeError as error:
         raise UserError("augment", f"cannot be built ({error})", "see conf/augment") from error
 
 
-def method(cfg: DictConfig, network: nn.Module, data: DataSet, **base: Any) -> Method:
+def method(cfg: DictConfig, network: Backbone, data: DataSet, **base: Any) -> Method:
     """`conf/method` around a backbone."""
     target = get_class(cfg.method._target_)
     if getattr(target, "uses_labels", False):
         if not data.labelled:
-            raise UserError(f"method={cfg.method.name}", f"data={data.name} has no labels", "choose a self-supervised method")
+            raise UserError(
+                f"method={cfg.method.name}", f"data={data.name} has no labels", "choose a self-supervised method"
+            )
         base["num_classes"] = data.num_classes
-    return make(cfg.method, _partial_=True)(network, **base)
+    return make(cfg.method, backbone=network, **base)
 
 
-def trainer(cfg: DictConfig, callbacks: Sequence[pl.Callback], loggers: Sequence[Any], sync_batchnorm: bool) -> pl.Trainer:
+def trainer(
+    cfg: DictConfig, callbacks: Sequence[pl.Callback], loggers: Sequence[Any], sync_batchnorm: bool
+) -> pl.Trainer:
     """`conf/trainer` to a Lightning trainer that leaves bar, files and sharding to us."""
     check_devices(cfg)
     several = cfg.trainer.strategy != "auto"
@@ -135,10 +141,14 @@ def check_devices(cfg: DictConfig) -> None:
     """Is what `trainer` asks for there?"""
     accelerator, devices = cfg.trainer.accelerator, cfg.trainer.devices
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise UserError(f"trainer.accelerator={accelerator}", "this machine has no CUDA device", "use trainer=cpu or trainer=auto")
+        raise UserError(
+            f"trainer.accelerator={accelerator}", "this machine has no CUDA device", "use trainer=cpu or trainer=auto"
+        )
     gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     if gpu and isinstance(devices, int) and devices > torch.cuda.device_count():
-        raise UserError(f"trainer.devices={devices}", f"this machine has {torch.cuda.device_count()} CUDA devices", "ask for fewer")
+        raise UserError(
+            f"trainer.devices={devices}", f"this machine has {torch.cuda.device_count()} CUDA devices", "ask for fewer"
+        )
     if isinstance(devices, int) and devices < 1:
         raise UserError(f"trainer.devices={devices}", "at least one device is needed", "use trainer.devices=1")
 
@@ -149,14 +159,18 @@ def shares(cfg: DictConfig, world_size: int, images: int) -> tuple[int, int]:
     if cfg.batch_size % parts:
         raise UserError(
             f"batch_size={cfg.batch_size}",
-            f"is global and cannot be divided among {world_size} devices x {cfg.trainer.accumulate_grad_batches} accumulated batches",
+            f"is global and {world_size} devices x {parts // world_size} accumulated batches do not divide it",
             f"try {max(2, round(cfg.batch_size / parts)) * parts}",
         )
     if cfg.batch_size > images:
-        raise UserError(f"batch_size={cfg.batch_size}", f"larger than the training set ({images} images)", f"at most {images}")
+        raise UserError(
+            f"batch_size={cfg.batch_size}", f"larger than the training set ({images} images)", f"at most {images}"
+        )
     if cfg.batch_size // parts < 2:
         raise UserError(
-            f"batch_size={cfg.batch_size}", f"leaves one image to each of {parts} micro-batches", f"at least {2 * parts}"
+            f"batch_size={cfg.batch_size}",
+            f"leaves one image to each of {parts} micro-batches",
+            f"at least {2 * parts}",
         )
     return cfg.batch_size // parts, images // cfg.batch_size
 
@@ -177,7 +191,9 @@ def probe(cfg: DictConfig, data: DataSet, loading: Loading) -> Probe:
         name: loading.loader(at_most(part, cfg.monitor.max_images), min(256, cfg.batch_size), shuffle=False)
         for name, part in parts.items()
     }
-    return Probe(loaders, clean_view(cfg), data.num_classes if data.labelled else 0, cfg.eval.knn.k, cfg.eval.knn.temperature)
+    return Probe(
+        loaders, clean_view(cfg), data.num_classes if data.labelled else 0, cfg.eval.knn.k, cfg.eval.knn.temperature
+    )
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,9 @@ class Checkpoints(Checkpoint):
             os.replace(temporary, self.file)
         self.saved_step = trainer.global_step
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint[KEY] = self.meta
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
@@ -63,12 +64,18 @@ def load(file: str | Path, key: str = "ckpt") -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{key}={file}", "is no checkpoint, or holds objects that could run code", "only tensors and plain values are loaded"
+            f"{key}={file}",
+            "is no checkpoint, or holds objects that could run code",
+            "only tensors and plain values are loaded",
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError) as error:
-        raise UserError(f"{key}={file}", f"cannot be read; it may be truncated ({str(error)[:100]})", "use another checkpoint") from error
+    except Exception as error:  # damaged bytes make the unpickler fail in any way
+        raise UserError(
+            f"{key}={file}", f"cannot be read; it may be truncated ({str(error)[:100]})", "use another checkpoint"
+        ) from error
     if not isinstance(state, dict) or KEY not in state or "state_dict" not in state:
-        raise UserError(f"{key}={file}", "was not written by train.py", "give the checkpoints/last.ckpt of a run folder")
+        raise UserError(
+            f"{key}={file}", "was not written by train.py", "give the checkpoints/last.ckpt of a run folder"
+        )
     return state
 
 

@@ -16,6 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from siamese.errors import UserError
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
 
 def say(message: str) -> None:
     """One line on standard error."""
@@ -28,16 +30,32 @@ def explain(error: Exception, arguments: list[str], keys: list[str]) -> str:
     found = re.search(r"Could not find '([^/']+(?:/[^/']+)*)/([^/']*)'", text)
     if found:
         group, option = found.groups()
-        options = re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE)
-        return f"{group}={option}: no such option; choose one of {', '.join(options)}" if options else f"{group}={option}: no such option; see conf/{group}"
+        options = re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE) or _options(group)
+        return (
+            f"{group}={option}: no such option; choose one of {', '.join(options)}"
+            if options
+            else f"{group}={option}: no such option; see conf/{group}"
+        )
     found = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if found:
         key = found.group(1)
         given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
-        near = get_close_matches(key, keys, n=3) or get_close_matches(key.split(".")[-1], keys, n=3, cutoff=0.5)
-        return f"{given}: no such key; " + (f"did you mean {' or '.join(near)}?" if near else "--cfg job prints all keys")
+        near = get_close_matches(key, keys, n=3, cutoff=0.7) or get_close_matches(
+            key.split(".")[-1], keys, n=3, cutoff=0.5
+        )
+        return f"{given}: no such key; " + (
+            f"did you mean {' or '.join(near)}?" if near else "--cfg job prints all keys"
+        )
     line = " ".join(text.split())
-    return f"{line}; see python {Path(sys.argv[0]).name} --help" if "no viable alternative" in line or "mismatched" in line else line
+    return (
+        f"{line}; see python {Path(sys.argv[0]).name} --help"
+        if "no viable alternative" in line or "mismatched" in line
+        else line
+    )
+
+
+def _options(group: str) -> list[str]:
+    return sorted(f.stem for f in (CONF / group).glob("*.yaml") if not f.name.startswith("_"))
 
 
 def all_keys(node: Any, prefix: str = "") -> list[str]:
@@ -57,7 +75,6 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     Exit codes: 0 done, 1 a crash or a failed trial, 2 a mistake of the user's, 130 interrupted.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us
-    conf = str(Path(__file__).resolve().parents[2] / "conf")
 
     @functools.wraps(task)
     def polite(cfg: DictConfig) -> Any:
@@ -68,9 +85,9 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
             sys.exit(2)
 
     try:
-        hydra.main(version_base="1.3", config_path=conf, config_name=config_name)(polite)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(polite)()
     except (HydraException, OmegaConfBaseException) as error:
-        say(explain(error, sys.argv[1:], _known_keys(conf, config_name)))
+        say(explain(error, sys.argv[1:], _known_keys(config_name)))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -79,12 +96,16 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     sys.exit(sweep.exit_code)
 
 
-def _known_keys(conf: str, config_name: str) -> list[str]:
+def _known_keys(config_name: str) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(conf, version_base="1.3"):
-        cfg = compose(config_name)
+    chosen = [a for a in sys.argv[1:] if re.fullmatch(r"[a-z_/]+=[a-z0-9_/]+", a) and (CONF / a.split("=")[0]).is_dir()]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            cfg = compose(config_name, overrides=chosen)
+        except HydraException:  # one of the choices is wrong too
+            cfg = compose(config_name)
     OmegaConf.set_struct(cfg, False)
-    return all_keys(cfg)
+    return [key for key in all_keys(cfg) if not key.endswith(("_target_", "_partial_"))]

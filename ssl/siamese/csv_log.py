@@ -39,7 +39,7 @@ class CsvLog(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {"step": step, **{k: v for k, v in metrics.items()}}
+        row: dict[str, Any] = {"step": step, **metrics}
         new = [key for key in row if key not in self.columns]
         if new:
             rows: list[dict[str, Any]] = []

@@ -158,7 +158,9 @@ class OptimizerRecipe:
             ("per", ("step", "epoch")),
         ):
             if getattr(self, key) not in known:
-                raise UserError(f"optimizer.{key}={getattr(self, key)}", "not known", f"choose one of {', '.join(known)}")
+                raise UserError(
+                    f"optimizer.{key}={getattr(self, key)}", "not known", f"choose one of {', '.join(known)}"
+                )
 
     def peak_lr(self, global_batch: int) -> float:
         """The learning rate after the warm-up."""

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from siamese.augment import Views
-from siamese.evaluation import Features, LinearGrid, LinearResult
+from siamese.augment import View, Views
 from siamese.data import Loader
+from siamese.evaluation import Features, LinearGrid, LinearResult
 from siamese.monitor.probes import Probe
 
 
@@ -57,6 +57,7 @@ def views_picture(file: Path, views: Views, loader: Loader, count: int = 8, tile
     views.generator.set_state(state)
     rows = [images.float() / 255]
     for view, x in zip(views.views, made, strict=True):
+        assert isinstance(view, View)
         rows.append((x * view.std.view(-1, 1, 1) + view.mean.view(-1, 1, 1)).clamp(0, 1))
     labels = ["image", *(f"view {i + 1}" for i in range(len(made)))]
     picture = _grid([r.cpu() for r in rows], labels, tile)

@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,13 @@ def check(folder: Path, resume: bool, overwrite: bool) -> None:
         raise UserError(f"run_dir={folder}", "is a file", "give a folder")
     holds_run = any((folder / mark).exists() for mark in MARKS)
     if resume and not (folder / "checkpoints" / "last.ckpt").is_file():
-        raise UserError("resume=true", f"there is no {folder}/checkpoints/last.ckpt", "give the run_dir of a run that saved one")
+        raise UserError(
+            "resume=true", f"there is no {folder}/checkpoints/last.ckpt", "give the run_dir of a run that saved one"
+        )
     if holds_run and not resume and not overwrite:
-        raise UserError(f"run_dir={folder}", "already holds a run", "add resume=true or overwrite=true, or choose another folder")
+        raise UserError(
+            f"run_dir={folder}", "already holds a run", "add resume=true or overwrite=true, or choose another folder"
+        )
     parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not os.access(parent, os.W_OK):
         raise UserError(f"run_dir={folder}", f"{parent} cannot be written to", "choose another folder")
@@ -68,7 +73,7 @@ def check(folder: Path, resume: bool, overwrite: bool) -> None:
 
 def start(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
     """Make the folder and write config.yaml into it. Of an overwritten run only our own files go."""
-    if rank() != 0 or "LOCAL_RANK" in os.environ and os.environ["LOCAL_RANK"] != "0":
+    if rank() != 0 or ("LOCAL_RANK" in os.environ and os.environ["LOCAL_RANK"] != "0"):
         return
     if overwrite:
         for mark in (*MARKS, "metrics.csv", "views.png", "wandb", "tensorboard"):
@@ -89,7 +94,6 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """Of what a figure depends on."""
-    import pytorch_lightning
     import torchvision
 
     return {
@@ -97,7 +101,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "pytorch_lightning": pytorch_lightning.__version__,
+        "pytorch_lightning": version("pytorch-lightning"),
     }
 
 

@@ -3,10 +3,10 @@
 import logging
 import sys
 import uuid
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -14,7 +14,7 @@ from siamese import build, checkpoint, report, run, sweep
 from siamese.csv_log import CsvLog
 from siamese.errors import UserError
 from siamese.evaluation import Features, raw_pixels
-from siamese.memory import keep_freed_memory
+from siamese.memory import channels_last, keep_freed_memory
 from siamese.monitor import health
 from siamese.monitor.probes import RANK_SAMPLES, Monitor
 from siamese.monitor.progress import ProgressBar
@@ -37,18 +37,20 @@ class Session:
         build.check_devices(cfg)
         optimizer = build.make(cfg.optimizer)
         optimizer.check(cfg.epochs)
+        self.grid = build.make(cfg.eval.linear)
+        self.peak_lr = optimizer.peak_lr(cfg.batch_size)
         self.folder = run.choose(cfg, f"outputs/{cfg.data.name}/{cfg.method.name}")
         run.check(self.folder, cfg.resume, cfg.overwrite)
         self.state = self._resumed() if cfg.resume else None
 
-        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        _hush()
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
         keep_freed_memory()
         views = build.views(cfg)
         network = build.backbone(cfg)
         self.data = build.data_set(cfg)
         self.method = build.method(cfg, network, self.data, views=views, optimizer=optimizer)
-        self.method.to(memory_format=torch.channels_last)  # convolutions are quicker so, on CPUs and on GPUs
+        channels_last(self.method)
         self.train_part = self.data.fit if self.method.uses_labels else self.data.pretrain
         self.method.check(cfg.batch_size)
 
@@ -73,7 +75,7 @@ class Session:
         self.progress = ProgressBar(self.monitor, cfg.batch_size, steps, self.console)
         meta = {"config": build.plain(cfg), "num_classes": self.data.num_classes, "run_id": self.run_id}
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", cfg.checkpoint.every_steps, meta)
-        self.trainer.callbacks += [self.monitor, self.progress, self.checkpoints]
+        self.trainer.callbacks += [self.monitor, self.progress, self.checkpoints]  # type: ignore[attr-defined]
 
     def start(self) -> None:
         """Make the run folder; say what was picked; keep the untrained features."""
@@ -90,8 +92,8 @@ class Session:
                 "method": f"{cfg.method.name}: {cfg.backbone.name}, {self.method.backbone.feature_dim} features, "
                 f"{trainable / 1e6:.2f} M trainable parameters",
                 "data": f"{self.data.name}: {self.loading.describe(part)}; {labels}",
-                "training": f"{cfg.epochs} epochs of {self.method.steps_per_epoch} steps, global batch {cfg.batch_size}, "
-                f"peak learning rate {self.method.optimizer_recipe.peak_lr(cfg.batch_size):.4g}",
+                "training": f"{cfg.epochs} epochs of {self.method.steps_per_epoch} steps, "
+                f"global batch {cfg.batch_size}, peak learning rate {self.peak_lr:.4g}",
                 "device": f"{run.device_name(self.loading.device)}, precision {cfg.trainer.precision}",
                 "run": str(self.folder),
             },
@@ -123,8 +125,7 @@ class Session:
             if not self.trainer.interrupted:
                 raise
             self.console.print(
-                f"interrupted at step {self.trainer.global_step}; to continue: add "
-                f"resume=true run_dir={self.folder}",
+                f"interrupted at step {self.trainer.global_step}; to continue: add resume=true run_dir={self.folder}",
                 highlight=False,
             )
             self._summary({}, finished=False)
@@ -141,13 +142,14 @@ class Session:
             self.console.print(f"skipped {len(names)} unreadable images: {', '.join(names[:3])}", highlight=False)
         if not self.data.labelled:
             rank = health.rankme(features["any"].x[:RANK_SAMPLES])
-            self.console.print(f"feature rank (RankMe) {rank:.1f} of {self.method.backbone.feature_dim}; no labels, no top-1")
+            self.console.print(
+                f"feature rank (RankMe) {rank:.1f} of {self.method.backbone.feature_dim}; no labels, no top-1"
+            )
             summary = self._summary({"feature_rank": rank}, finished=True)
             value = rank
         else:
-            grid = build.make(self.cfg.eval.linear)
             rows = {
-                name: report.figures(one, self.probe, grid)
+                name: report.figures(one, self.probe, self.grid)
                 for name, one in {**self.baselines, self.cfg.method.name: features}.items()
             }
             mine = rows[self.cfg.method.name]
@@ -197,3 +199,8 @@ class Session:
         return checkpoint.load(self.folder / "checkpoints" / "last.ckpt", "run_dir")
 
 
+def _hush() -> None:
+    """Lightning's banners, and warnings of libraries about each other that no user can act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*LeafSpec.*is deprecated", ".*does not have many workers", ".*smaller than the logging interval"):
+        warnings.filterwarnings("ignore", message)

@@ -32,7 +32,9 @@ def record(run_dir: Path | None, summary: dict[str, Any] | None, error: BaseExce
         "overrides": overrides,
         "run_dir": str(run_dir) if run_dir else None,
         "summary": summary,
-        "error": None if error is None else (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"),
+        "error": None
+        if error is None
+        else (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"),
     }
     (folder / f"{outcome['number']:04d}.json").write_text(json.dumps(outcome, indent=2) + "\n")
     if error is not None and not isinstance(error, UserError):
@@ -85,5 +87,7 @@ class SweepTable(Callback):
         for outcome in outcomes:
             if outcome["error"]:
                 exit_code = 1
-                console.print(f"failed: {' '.join(outcome['overrides'])}: {outcome['error']}", highlight=False, markup=False)
+                console.print(
+                    f"failed: {' '.join(outcome['overrides'])}: {outcome['error']}", highlight=False, markup=False
+                )
         console.print(f"trials: {_trials(folder)}", highlight=False)

@@ -32,7 +32,9 @@ def _cubic(x: Tensor) -> Tensor:
 _FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
-def resize_matrix(start: Tensor, length: Tensor, size_in: int, size_out: int, mode: str, flip: Tensor | None = None) -> Tensor:
+def resize_matrix(
+    start: Tensor, length: Tensor, size_in: int, size_out: int, mode: str, flip: Tensor | None = None
+) -> Tensor:
     """Matrices (B, size_out, size_in) that cut ``[start, start + length)`` out of a line of pixels
     and resize it to `size_out` with antialiasing; rows are reversed where `flip` is true.
 
@@ -51,7 +53,9 @@ def resize_matrix(start: Tensor, length: Tensor, size_in: int, size_out: int, mo
     return weight / weight.sum(2, keepdim=True)
 
 
-def resized_crop(images: Tensor, boxes: Tensor, size: int, mode: str = "bilinear", flip: Tensor | None = None) -> Tensor:
+def resized_crop(
+    images: Tensor, boxes: Tensor, size: int, mode: str = "bilinear", flip: Tensor | None = None
+) -> Tensor:
     """Cut a box out of each image, resize it to (size, size) with antialiasing, mirror where `flip`.
 
     Args:

@@ -70,7 +70,9 @@ def crop_boxes(
     any_fits = fits.any(1)
     box_width = torch.where(any_fits, box_width, fallback_width)
     box_height = torch.where(any_fits, box_height, fallback_height)
-    top = torch.where(any_fits, (uniform[:, -2] * (height - box_height + 1)).floor(), ((height - box_height) / 2).floor())
+    top = torch.where(
+        any_fits, (uniform[:, -2] * (height - box_height + 1)).floor(), ((height - box_height) / 2).floor()
+    )
     left = torch.where(any_fits, (uniform[:, -1] * (width - box_width + 1)).floor(), ((width - box_width) / 2).floor())
     return torch.stack([top, left, box_height, box_width], 1).to(torch.int64)
 
@@ -174,7 +176,9 @@ class View(nn.Module):
             _on(
                 x,
                 params.blur,
-                lambda part, i: ops.gaussian_blur(part, params.sigma[i].to(device, non_blocking=True), self.blur_kernel),
+                lambda part, i: ops.gaussian_blur(
+                    part, params.sigma[i].to(device, non_blocking=True), self.blur_kernel
+                ),
             )
         if self.solarize_p:
             _on(x, params.solarize, lambda part, i: ops.solarize(part))
@@ -286,7 +290,9 @@ def _check_view(a: dict[str, Any]) -> None:
             raise UserError(f"augment.{name}={a[name]}", "a probability lies in [0, 1]", "choose a value in between")
     low, high = a["crop_scale"]
     if not 0 < low <= high <= 1:
-        raise UserError(f"augment.crop_scale=[{low},{high}]", "the crop's part of the area lies in (0, 1]", "give [low,high]")
+        raise UserError(
+            f"augment.crop_scale=[{low},{high}]", "the crop's part of the area lies in (0, 1]", "give [low,high]"
+        )
     if a["interpolation"] not in ("bilinear", "bicubic"):
         raise UserError(f"augment.interpolation={a['interpolation']}", "not known", "choose bilinear or bicubic")
     if a["blur_p"] and (a["blur_kernel"] % 2 == 0 or a["blur_kernel"] // 2 >= a["size"] or a["blur_sigma"][0] <= 0):

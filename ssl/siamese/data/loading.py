@@ -179,7 +179,9 @@ class Loader:
     def _report(self, errors: list[str]) -> None:
         for path, reason in (error.split("\t", 1) for error in errors):
             if self.part.on_error == "stop":
-                raise UserError(f"data.path: {path}", f"cannot be decoded ({reason})", "remove it, or set data.on_error=skip")
+                raise UserError(
+                    f"data.path: {path}", f"cannot be decoded ({reason})", "remove it, or set data.on_error=skip"
+                )
             self.skipped.add(path)
 
 
@@ -192,6 +194,10 @@ def choose_residence(part: Part, resident: str | bool, limit_mb: int, device: to
     """
     megabytes = part.nbytes / 1e6
     chosen = megabytes <= limit_mb if resident == "auto" else bool(resident)
-    why = f"{'<=' if chosen else '>'} data.resident_mb={limit_mb}" if resident == "auto" else f"data.resident={resident}".lower()
+    why = (
+        f"{'<=' if chosen else '>'} data.resident_mb={limit_mb}"
+        if resident == "auto"
+        else f"data.resident={resident}".lower()
+    )
     place = f"resident on {device}, no worker processes" if chosen else "streamed by a DataLoader"
     return chosen, f"{len(part):,} images, {megabytes:,.1f} MB as uint8: {place} ({why})"

@@ -137,7 +137,13 @@ def digits(name: str, test_fraction: float, test_seed: int, **split: Any) -> Dat
 
 
 def torchvision_set(
-    name: str, source: Callable[..., Any], path: str, download: bool, train: dict[str, Any], test: dict[str, Any], **split: Any
+    name: str,
+    source: Callable[..., Any],
+    path: str,
+    download: bool,
+    train: dict[str, Any],
+    test: dict[str, Any],
+    **split: Any,
 ) -> DataSet:
     """One of torchvision's in-memory data sets.
 
@@ -153,7 +159,9 @@ def torchvision_set(
             data = source(path, download=download, **arguments)
         except (RuntimeError, OSError) as error:
             remedy = "give its folder as data.path=…, or set data.download=true" if not download else "see the message"
-            raise UserError(f"data={name} data.path={path}", f"the data set cannot be read there ({error})", remedy) from error
+            raise UserError(
+                f"data={name} data.path={path}", f"the data set cannot be read there ({error})", remedy
+            ) from error
         labels = data.targets if hasattr(data, "targets") else data.labels
         parts.append(Part(three_channels(data.data), torch.as_tensor(labels, dtype=torch.int64)))
     return DataSet(name, parts[0], parts[1], [str(c) for c in data.classes], **split)
@@ -167,7 +175,9 @@ def npz(name: str, path: str | None, **split: Any) -> DataSet:
         with np.load(file, allow_pickle=False) as arrays:
             held = {key: arrays[key] for key in arrays.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"data.path={file}", f"is not a readable .npz file ({error})", "write it with numpy.savez") from error
+        raise UserError(
+            f"data.path={file}", f"is not a readable .npz file ({error})", "write it with numpy.savez"
+        ) from error
     parts: dict[str, Part] = {}
     for part in ("train", "val", "test"):
         images, labels = held.get(f"{part}_images"), held.get(f"{part}_labels")
@@ -176,22 +186,30 @@ def npz(name: str, path: str | None, **split: Any) -> DataSet:
         shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
         if images.dtype != np.uint8 or not shaped or not len(images):
             raise UserError(
-                f"data.path={file}", f"{part}_images is {images.dtype} {images.shape}", "store uint8 (N,H,W) or (N,H,W,3), N > 0"
+                f"data.path={file}",
+                f"{part}_images is {images.dtype} {images.shape}",
+                "store uint8 (N,H,W) or (N,H,W,3), N > 0",
             )
         if labels is None:
             labels = np.full(len(images), -1)
         if labels.size != len(images):
             raise UserError(
-                f"data.path={file}", f"{len(images)} {part}_images but {labels.size} {part}_labels", "one label an image is needed"
+                f"data.path={file}",
+                f"{len(images)} {part}_images but {labels.size} {part}_labels",
+                "one label an image is needed",
             )
         parts[part] = Part(three_channels(images), torch.as_tensor(labels.reshape(-1).astype(np.int64)))
     if "train" not in parts:
         raise UserError(f"data.path={file}", f"no key train_images among {sorted(held)}", "use MedMNIST's key layout")
     classes = int(max(int(p.labels.max()) for p in parts.values())) + 1
-    return DataSet(name, parts["train"], parts.get("test"), [str(i) for i in range(classes)], val=parts.get("val"), **split)
+    return DataSet(
+        name, parts["train"], parts.get("test"), [str(i) for i in range(classes)], val=parts.get("val"), **split
+    )
 
 
-def folder(name: str, path: str | None, size: int, on_error: str, test_path: str | None = None, **split: Any) -> DataSet:
+def folder(
+    name: str, path: str | None, size: int, on_error: str, test_path: str | None = None, **split: Any
+) -> DataSet:
     """A folder of image files: one folder a class, or a flat folder without labels.
 
     Args:
@@ -210,7 +228,9 @@ def folder(name: str, path: str | None, size: int, on_error: str, test_path: str
     if not files:
         raise UserError(f"data.path={root}", "holds no image", f"put {', '.join(IMAGE_SUFFIXES[:4])}… files there")
     if not any(_readable(file) for file in files):
-        raise UserError(f"data.path={root}", f"none of its {len(files)} images can be read", "check that they are images")
+        raise UserError(
+            f"data.path={root}", f"none of its {len(files)} images can be read", "check that they are images"
+        )
     train = Part(files, labels, size, on_error)
     parts: dict[str, Part | None] = {"val": None, "test": None}
     for part, given in (("val", None), ("test", test_path)):
@@ -219,7 +239,8 @@ def folder(name: str, path: str | None, size: int, on_error: str, test_path: str
             other_classes, other_files, other_labels = _listing(where)
             if other_classes != classes:
                 raise UserError(
-                    f"data.path={root}", f"{where} has {len(other_classes)} classes, {train_root} has {len(classes)}",
+                    f"data.path={root}",
+                    f"{where} has {len(other_classes)} classes, {train_root} has {len(classes)}",
                     "the folders of the parts must have the same names",
                 )
             parts[part] = Part(other_files, other_labels, size, on_error)
@@ -247,6 +268,7 @@ def _existing(path: str | None, key: str = "data.path") -> Path:
 
 def _listing(root: Path) -> tuple[list[str], list[Path], Tensor]:
     """Classes, files and labels of a folder, in sorted order; no class and labels of -1 if it is flat."""
+
     def images(where: Path) -> list[Path]:
         return sorted(f for f in where.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
 

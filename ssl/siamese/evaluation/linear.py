@@ -46,10 +46,15 @@ class LinearGrid:
         if not self.lrs or not self.weight_decays or min(self.lrs) <= 0 or min(self.weight_decays) < 0:
             raise UserError(
                 f"eval.linear.lrs={list(self.lrs)} eval.linear.weight_decays={list(self.weight_decays)}",
-                "positive learning rates and weight decays of at least 0 are needed", "give lists such as [0.01,0.1]",
+                "positive learning rates and weight decays of at least 0 are needed",
+                "give lists such as [0.01,0.1]",
             )
         if self.epochs < 1 or self.batch_size < 1:
-            raise UserError(f"eval.linear.epochs={self.epochs} eval.linear.batch_size={self.batch_size}", "must be at least 1", "try 100 and 256")
+            raise UserError(
+                f"eval.linear.epochs={self.epochs} eval.linear.batch_size={self.batch_size}",
+                "must be at least 1",
+                "try 100 and 256",
+            )
 
     def settings(self) -> list[tuple[float, float]]:
         """(lr, weight decay) of each head."""

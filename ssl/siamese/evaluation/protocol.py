@@ -16,7 +16,7 @@ from siamese.errors import UserError
 from siamese.evaluation.features import Features, extract, raw_pixels
 from siamese.evaluation.knn import knn_accuracy
 from siamese.evaluation.linear import LinearGrid
-from siamese.memory import keep_freed_memory
+from siamese.memory import channels_last, keep_freed_memory
 
 PROTOCOL = (
     "frozen backbone in eval mode, un-augmented features extracted once; linear: a grid of heads trained on the "
@@ -69,9 +69,11 @@ class LinearEvaluation:
         try:
             self.backbone.load_state_dict(checkpoint.backbone_state(state))
         except RuntimeError as error:
-            raise UserError(f"ckpt={cfg.ckpt}", f"does not fit its own backbone ({error})", "use another checkpoint") from error
+            raise UserError(
+                f"ckpt={cfg.ckpt}", f"does not fit its own backbone ({error})", "use another checkpoint"
+            ) from error
         for network in (self.backbone, self.untrained):
-            network.to(self.device, memory_format=torch.channels_last).requires_grad_(False).eval()
+            channels_last(network).to(self.device).requires_grad_(False).eval()
 
     def run(self) -> dict[str, Any]:
         """Extract, choose, score; print the table and write results.json."""
@@ -129,7 +131,10 @@ class LinearEvaluation:
         for name, row in rows.items():
             head = row["linear_head"]
             table.add_row(
-                name, f"{100 * row['knn_top1']:.2f}", f"{100 * row['linear_top1']:.2f}", f"{head['lr']:g}, {head['weight_decay']:g}"
+                name,
+                f"{100 * row['knn_top1']:.2f}",
+                f"{100 * row['linear_top1']:.2f}",
+                f"{head['lr']:g}, {head['weight_decay']:g}",
             )
         return table
 
@@ -140,4 +145,3 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda", "this machine has no CUDA device", "use device=cpu or device=auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-

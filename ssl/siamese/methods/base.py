@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from siamese.augment import Views
+from siamese.backbones import Backbone
 from siamese.distributed import rank
 from siamese.errors import UserError
 from siamese.optim import OptimizerRecipe
@@ -44,7 +45,7 @@ class Method(pl.LightningModule, ABC):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         name: str = "",
         views: Views | None = None,
         optimizer: OptimizerRecipe | None = None,

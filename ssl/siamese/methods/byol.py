@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from siamese.backbones import Backbone
 from siamese.losses import cosine_similarity
 from siamese.methods.base import Method, check_momentum, frozen_copy
 from siamese.optim import ema_momentum, ema_update
@@ -20,7 +21,7 @@ class BYOL(Method):
     The target starts as a copy of the online network; the official code draws another one.
     """
 
-    def __init__(self, backbone: nn.Module, hidden_dim: int, output_dim: int, momentum: float, **base: Any):
+    def __init__(self, backbone: Backbone, hidden_dim: int, output_dim: int, momentum: float, **base: Any):
         super().__init__(backbone, **base)
         check_momentum(momentum)
         self.momentum = momentum

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from siamese.backbones import Backbone
 from siamese.distributed import gather, shuffle, unshuffle, world_size
 from siamese.errors import UserError
 from siamese.losses import info_nce_queue
@@ -34,7 +35,7 @@ class MoCo(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         output_dim: int,
         mlp: bool,
         hidden_dim: int,

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from siamese.backbones import Backbone
 from siamese.losses import info_nce_batch
 from siamese.methods.base import Method, check_momentum, check_temperature, frozen_copy
 from siamese.optim import ema_momentum, ema_update
@@ -22,7 +23,7 @@ class MoCoV3(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         hidden_dim: int,
         output_dim: int,
         temperature: float,

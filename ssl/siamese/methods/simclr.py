@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from siamese.backbones import Backbone
 from siamese.methods.base import Method, check_temperature
 
 
@@ -23,7 +24,7 @@ class SimCLR(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         hidden_dim: int,
         output_dim: int,
         temperature: float,

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from siamese.backbones import Backbone
 from siamese.losses import cosine_similarity
 from siamese.methods.base import Method
 
@@ -21,7 +22,7 @@ class SimSiam(Method):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         output_dim: int,
         layers: int,
         predictor_dim: int,
@@ -31,7 +32,7 @@ class SimSiam(Method):
         super().__init__(backbone, **base)
         self.fix_predictor_lr = fix_predictor_lr
         parts: list[nn.Module] = []
-        inputs = backbone.feature_dim
+        inputs: int = backbone.feature_dim
         for _ in range(layers - 1):
             parts += [nn.Linear(inputs, output_dim, bias=False), nn.BatchNorm1d(output_dim), nn.ReLU()]
             inputs = output_dim

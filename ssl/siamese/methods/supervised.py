@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from siamese.backbones import Backbone
 from siamese.methods.base import Batch, Method
 
 
@@ -18,7 +19,7 @@ class Supervised(Method):
 
     uses_labels = True
 
-    def __init__(self, backbone: nn.Module, num_classes: int, **base: Any):
+    def __init__(self, backbone: Backbone, num_classes: int, **base: Any):
         super().__init__(backbone, **base)
         self.classifier = nn.Linear(backbone.feature_dim, num_classes)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from siamese.augment import CleanView
 from siamese.distributed import average_, rank
 from siamese.evaluation import Features, knn_accuracy
 from siamese.methods import Batch, Method
@@ -27,7 +28,7 @@ class Probe:
         k, temperature: of the kNN.
     """
 
-    def __init__(self, loaders: dict[str, Any], view: nn.Module, num_classes: int, k: int, temperature: float):
+    def __init__(self, loaders: dict[str, Any], view: CleanView, num_classes: int, k: int, temperature: float):
         self.loaders, self.view, self.num_classes = loaders, view, num_classes
         self.k, self.temperature = k, temperature
 
@@ -116,8 +117,9 @@ class Monitor(pl.Callback):
             if health.collapsed(self.latest["projection_std"], self.latest["projection_rank"]):
                 self.collapsed_at = epoch
                 rank_zero_warn(
-                    f"epoch {epoch}: the representation has collapsed (projection_std {self.latest['projection_std']:.3f}, "
-                    f"healthy is about 1; projection_rank {self.latest['projection_rank']:.1f})"
+                    f"epoch {epoch}: the representation has collapsed (projection_std "
+                    f"{self.latest['projection_std']:.3f}, healthy is about 1; "
+                    f"projection_rank {self.latest['projection_rank']:.1f})"
                 )
             for logger in trainer.loggers:
                 logger.log_metrics({**self.latest, "epoch": epoch}, step=trainer.global_step)
@@ -133,7 +135,9 @@ class Monitor(pl.Callback):
         if self.probe.labelled and self.head is not None:
             out["knn_top1"] = self.probe.knn(features)
             self.head.eval()
-            out["online_linear_top1"] = (self.head(features["val"].x).argmax(1) == features["val"].y).float().mean().item()
+            out["online_linear_top1"] = (
+                (self.head(features["val"].x).argmax(1) == features["val"].y).float().mean().item()
+            )
             self.head.train()
         return out
 

@@ -1,0 +1,167 @@
+"""A mistake of the user's: exit code 2, one line that names key and value, and nothing written."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from siamese import build, cli, run
+from siamese.errors import UserError
+from siamese.session import Session
+
+SLOW_TO_FIND = [
+    ("data=npz data.path=nowhere.npz", "data.path=nowhere.npz", "does not exist"),
+    ("data=folder data.path=nowhere", "data.path=nowhere", "does not exist"),
+    ("data=folder", "data.path=null", "needs a path"),
+    ("data=cifar10", "data=cifar10", "data.download=true"),
+    ("batch_size=5000", "batch_size=5000", "1438"),
+    ("method=moco batch_size=100", "method.queue_size=4096", "batch_size=100"),
+    ("optimizer.warmup_epochs=40", "optimizer.warmup_epochs=40", "epochs=25"),
+    ("method=simclr method.temperature=0", "method.temperature=0", "positive"),
+    ("method=byol method.momentum=1.5", "method.momentum=1.5", "[0, 1]"),
+    ("trainer=gpu", "trainer.accelerator=gpu", "no CUDA device"),
+    ("epochs=0", "epochs=0", "at least 1"),
+    ("batch_size=two", "batch_size=two", "whole number"),
+    ("resume=true run_dir=fresh", "resume=true", "last.ckpt"),
+    ("resume=true overwrite=true run_dir=fresh", "resume=true overwrite=true", "exclude"),
+    ("augment.flip_p=2", "augment.flip_p=2", "[0, 1]"),
+    ("backbone=timm backbone.name=resnet19", "backbone.name=resnet19", "did you mean"),
+    ("backbone=resnet18 backbone.name=resnet19", "backbone.name=resnet19", "one of"),
+    ("backbone=timm backbone.name=vit_tiny_patch16_224", "backbone.name=vit_tiny_patch16_224", "views of 8 pixels"),
+    ("eval.linear.lrs=[]", "eval.linear.lrs=[]", "positive"),
+    ("data.val_fraction=0", "data.val_fraction=0", "(0, 1)"),
+    ("optimizer.lr=-1", "optimizer.lr=-1", "positive"),
+    ("data.resident=maybe", "data.resident=maybe", "auto"),
+    ("trainer.precision=33", "trainer", "33"),
+    ("method=supervised data=folder data.path=PHOTOS", "method=supervised", "no labels"),
+]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIAMESE_RUN_DIR", raising=False)
+    return tmp_path
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="trainer=gpu is no mistake here")
+def test_the_machine_has_no_gpu(config, here):
+    with pytest.raises(UserError, match="no CUDA device"):
+        Session(config("trainer=gpu"))
+
+
+@pytest.mark.parametrize(("arguments", "names", "says"), SLOW_TO_FIND)
+def test_one_line_before_anything_is_written(config, here, arguments, names, says):
+    if "trainer=gpu" in arguments and torch.cuda.is_available():
+        return
+    if "PHOTOS" in arguments:
+        from PIL import Image
+
+        (here / "photos").mkdir()
+        Image.new("RGB", (8, 8)).save(here / "photos" / "a.png")
+        arguments = arguments.replace("PHOTOS", "photos")
+    before = sorted(here.rglob("*"))
+    with pytest.raises(UserError) as error:
+        Session(config(*arguments.split()))
+    message = str(error.value)
+    assert message.startswith(names)
+    assert says in message
+    assert "\n" not in message
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names", "says"),
+    [
+        ("method=simsaim", "method=simsaim", "simsiam"),
+        ("data=cifar11", "data=cifar11", "cifar10"),
+        ("experiment=imagenet/none", "experiment/imagenet=none", "simclr"),
+        ("optimzer.lr=1", "optimzer.lr=1", "optimizer.lr"),
+        ("method.temprature=1 method=simclr", "method.temprature=1", "method.temperature"),
+        ("epoch=3", "epoch=3", "epochs"),
+    ],
+)
+def test_misspelt_keys_and_options_at_the_command_line(command, tmp_path, arguments, names, says):
+    done = command("train.py", *arguments.split())
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {names}: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", ["data=npz data.path=nowhere.npz", "batch_size=5000"])
+def test_mistakes_at_the_command_line(command, tmp_path, arguments):
+    done = command("train.py", *arguments.split())
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_a_run(config, here):
+    folder = here / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text("old")
+    (folder / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match=r"run_dir=run: already holds a run; add resume=true or overwrite=true"):
+        Session(config("run_dir=run"))
+    assert (folder / "config.yaml").read_text() == "old"
+    run.start(Path("run"), config("run_dir=run"), overwrite=True)
+    assert (folder / "config.yaml").read_text() != "old"
+    assert (folder / "mine.txt").read_text() == "kept"
+
+
+def evaluate(config, *arguments):
+    from siamese.evaluation.protocol import LinearEvaluation
+
+    return LinearEvaluation(config(*arguments, name="eval_linear"))
+
+
+class Harmful:
+    def __reduce__(self):
+        return (os.mkdir, ("harm",))
+
+
+def test_checkpoints_that_are_not_ours(config, here):
+    good = {"state_dict": {"backbone.x": torch.zeros(1)}}
+    torch.save(good, "other.ckpt")
+    torch.save({"harm": Harmful()}, "harmful.ckpt")
+    Path("text.ckpt").write_text("hello")
+    Path("empty.ckpt").write_text("")
+    buffer = io.BytesIO()
+    torch.save(good, buffer)
+    Path("cut.ckpt").write_bytes(buffer.getvalue()[:200])
+    before = sorted(here.rglob("*"))
+    for name, says in (
+        ("missing", "is not a file"), ("other", "was not written by train.py"), ("harmful", "could run code"),
+        ("text", "ckpt=text.ckpt"), ("empty", "ckpt=empty.ckpt"), ("cut", "ckpt=cut.ckpt"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            evaluate(config, f"ckpt={name}.ckpt")
+    with pytest.raises(UserError, match="ckpt="):
+        evaluate(config)
+    assert sorted(here.rglob("*")) == before  # above all: no folder "harm"
+
+
+def test_a_data_set_without_labels_cannot_be_evaluated(config, here):
+    np.savez("x.npz", train_images=np.zeros((8, 8, 8), np.uint8))
+    cfg = config("data=npz", "data.path=x.npz", "backbone=small", "data.crop=8")
+    torch.save({"state_dict": {}, "siamese": {"config": build.plain(cfg), "num_classes": 0}}, "a.ckpt")
+    with pytest.raises(UserError, match="no labels or no test part"):
+        evaluate(config, "ckpt=a.ckpt")
+
+
+def test_explanations_name_close_keys():
+    cfg = OmegaConf.create({"optimizer": {"lr": 1}, "epochs": 2})
+    keys = cli.all_keys(cfg)
+    assert keys == ["optimizer", "optimizer.lr", "epochs"]
+
+
+def test_a_user_error_is_one_line():
+    assert str(UserError("a=1", "two\nlines", "none")) == "a=1: two lines; none"

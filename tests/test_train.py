@@ -1,0 +1,319 @@
+"""train.py and eval_linear.py as a user runs them, on a tiny network."""
+
+import csv
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from PIL import Image
+
+from siamese import checkpoint
+from siamese.session import Session
+
+METHODS = ["simclr", "moco", "moco_v1", "moco_v3", "byol", "simsiam", "supervised"]
+
+
+def rows_of(file):
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def session(config, tiny, tmp_path):
+    """Builds and starts a run without the command line."""
+
+    def make(*overrides, folder="run"):
+        made = Session(config(*tiny, f"run_dir={tmp_path / folder}", *overrides))
+        made.start()
+        return made
+
+    return make
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_folder_holds_what_is_promised(session, tmp_path, method):
+    run = session(f"method={method}", "trainer.log_every_n_steps=5")
+    run.fit()
+    value = run.finish()
+    folder = tmp_path / "run"
+    summary = json.loads((folder / "summary.json").read_text())
+    for key in ("method", "data", "backbone", "epochs", "steps", "seconds", "images_per_second", "knn_top1",
+                "linear_top1", "baselines", "versions", "device", "finished"):  # fmt: skip
+        assert key in summary
+    assert summary["finished"] is True
+    assert summary["linear_top1"] == value
+    for row in (summary, summary["baselines"]["raw_pixels"], summary["baselines"]["random_init"]):
+        assert 0 <= row["knn_top1"] <= 1
+        assert 0 <= row["linear_top1"] <= 1
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["method"]["name"] == method
+    assert "${" not in (folder / "config.yaml").read_text()
+    rows = rows_of(folder / "metrics.csv")
+    logged = [r for r in rows if r["loss"]]
+    assert [int(r["step"]) for r in logged] == [4, 9, 14, 19][: len(logged)]
+    assert len(logged) >= 3
+    assert any(r["knn_top1"] for r in rows)
+    assert any(r["images_per_second"] for r in rows)
+    with Image.open(folder / "views.png") as picture:
+        assert picture.size[0] > 300
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert any(k.startswith("backbone.") for k in state["state_dict"])
+    assert state["global_step"] == summary["steps"]
+
+
+def test_the_same_seed_gives_the_same_weights(session):
+    weights = []
+    for folder in ("a", "b"):
+        run = session(folder=folder)
+        run.fit()
+        weights.append(run.method.state_dict())
+    for key, value in weights[0].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, weights[1][key]), key
+    other = session("seed=1", folder="c")
+    other.fit()
+    assert not torch.equal(other.method.backbone.layers[0].weight, weights[0]["backbone.layers.0.weight"])
+
+
+def test_monitors_and_pictures_change_nothing_in_the_run(session):
+    weights = []
+    for every in (0, 1):
+        run = session(f"monitor.every={every}", folder=str(every))
+        run.fit()
+        weights.append(run.method.backbone.state_dict())
+    assert all(torch.equal(v, weights[1][k]) for k, v in weights[0].items())
+
+
+def test_accumulation_counts_optimiser_steps(session, monkeypatch):
+    """EMA and queue move once an optimiser step, not once a micro-batch."""
+    run = session("method=moco", "batch_size=64", "trainer.accumulate_grad_batches=2", "monitor.every=0")
+    calls = []
+    after_step = run.method.after_step
+    monkeypatch.setattr(run.method, "after_step", lambda *a: (calls.append(a), after_step(*a)))
+    before = run.method.queue.clone()
+    run.fit()
+    steps = run.trainer.global_step
+    assert steps == 1438 // 64
+    assert [c[0] for c in calls] == list(range(steps))
+    assert {c[1] for c in calls} == {steps}
+    changed = (run.method.queue != before).any(0).sum()
+    assert changed == steps * 64
+
+
+def test_target_stays_in_training_mode(session):
+    run = session("method=byol")
+    run.fit()
+    assert all(m.training for m in run.method.target.modules())
+
+
+def test_held_out_labels_do_not_train_the_online_probe(session, monkeypatch):
+    run = session()
+    seen = []
+    original = run.method.on_after_batch_transfer
+    monkeypatch.setattr(
+        run.method,
+        "on_after_batch_transfer",
+        lambda b, i: (seen.append((b[0].clone(), b[1].clone())), original(b, i))[1],
+    )
+    run.fit()
+    val = {tuple(x.flatten().tolist()) for x in run.data.val.images}
+    hidden = sum(1 for images, labels in seen for x, y in zip(images, labels, strict=True) if y < 0)
+    leaked = [
+        y
+        for images, labels in seen
+        for x, y in zip(images, labels, strict=True)
+        if y >= 0 and tuple(x.flatten().tolist()) in val
+    ]
+    assert hidden > 0
+    assert not leaked
+
+
+def test_supervised_does_not_see_held_out_images(session):
+    run = session("method=supervised")
+    assert len(run.train_part) == len(run.data.fit)
+    assert (run.train_part.labels >= 0).all()
+
+
+class StopAfter(pl.Callback):
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
+def test_a_stopped_run_continues_to_the_same_weights(session, tmp_path):
+    """Interrupted after its second epoch and continued: as if never stopped."""
+    for method in ("simsiam", "moco", "byol"):
+        whole = session(f"method={method}", "epochs=4", folder=f"{method}-whole")
+        whole.fit()
+        part = session(f"method={method}", "epochs=4", folder=f"{method}-part")
+        part.trainer.callbacks.insert(0, StopAfter(2))
+        part.fit()
+        rest = session(f"method={method}", "epochs=4", "resume=true", folder=f"{method}-part")
+        rest.fit()
+        assert rest.trainer.global_step == whole.trainer.global_step
+        for key, value in whole.method.state_dict().items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, rest.method.state_dict()[key]), (method, key)
+        assert torch.equal(whole.monitor.head[1].weight, rest.monitor.head[1].weight)
+        steps = [int(r["step"]) for r in rows_of(tmp_path / f"{method}-part" / "metrics.csv")]
+        assert steps == sorted(steps)  # the log of the first part is kept
+
+
+def test_a_collapse_is_reported(session, capsys):
+    run = session("method=simsiam", "epochs=1")
+    run.method.loss = lambda views: run.method.backbone(views[0]).square().mean() * 1e3 + _point(run.method, views)
+    with pytest.warns(UserWarning, match="representation has collapsed"):
+        run.fit()
+    assert run.monitor.collapsed_at == 1
+
+
+def _point(method, views):
+    z = method.backbone(views[0])
+    method.projection = torch.ones_like(z)
+    return z.sum() * 0
+
+
+def test_a_flat_folder_trains_without_labels(session, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(40):
+        pixels = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{i}.jpg")
+    for resident in ("true", "false"):
+        run = session(
+            "data=folder", f"data.path={photos}", "data.size=24", "data.crop=16", "augment=small/simclr",
+            "batch_size=8", "backbone=small", "method=simclr", f"data.resident={resident}", "data.workers=1",
+            folder=resident,
+        )  # fmt: skip
+        run.fit()
+        assert run.finish() > 1  # RankMe
+        summary = json.loads((tmp_path / resident / "summary.json").read_text())
+        assert "knn_top1" not in summary
+        assert summary["feature_rank"] > 1
+
+
+def test_the_two_commands(command, tiny, tmp_path):
+    """`python train.py`, then `python eval_linear.py`; the backbone is not changed by its evaluation."""
+    done = command("train.py", *tiny, "method=simsiam")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "raw_pixels" in done.stdout
+    assert "resident on cpu" in done.stdout
+    (folder,) = (tmp_path / "outputs" / "digits" / "simsiam").iterdir()
+    file = folder / "checkpoints" / "last.ckpt"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "checkpoints",
+        "config.yaml",
+        "metrics.csv",
+        "summary.json",
+        "views.png",
+    ]
+    before = hashlib.sha256(file.read_bytes()).hexdigest()
+    done = command("eval_linear.py", f"ckpt={file}", "eval.linear.epochs=2", "run_dir=e")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    results = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert results["images"] == {"fit": 1295, "val": 143, "test": 359}
+    assert results["ckpt_sha256"] == before == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert set(results["baselines"]) == {"raw_pixels", "random_init"}
+    assert sorted(os.listdir(tmp_path)) == ["e", "outputs"]
+
+
+def test_evaluation_changes_no_tensor_of_the_backbone(session, config, tmp_path):
+    from siamese.evaluation.protocol import LinearEvaluation
+
+    run = session()
+    run.fit()
+    evaluation = LinearEvaluation(
+        config(f"ckpt={run.checkpoints.file}", f"run_dir={tmp_path / 'e'}", "eval.linear.epochs=2", name="eval_linear")
+    )
+
+    def hashes():
+        state = evaluation.backbone.state_dict()
+        return {k: hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in state.items()}
+
+    before = hashes()
+    assert len(before) > 10
+    evaluation.run()
+    assert hashes() == before
+    assert not any(m.training for m in evaluation.backbone.modules())
+    trained = checkpoint.backbone_state(checkpoint.load(run.checkpoints.file))
+    assert all(torch.equal(v, evaluation.backbone.state_dict()[k]) for k, v in trained.items())
+
+
+def test_permuting_the_test_labels_changes_no_choice(session, config, tmp_path):
+    from siamese.evaluation.protocol import LinearEvaluation
+
+    run = session()
+    run.fit()
+    chosen = []
+    for permute in (False, True):
+        evaluation = LinearEvaluation(
+            config(
+                f"ckpt={run.checkpoints.file}",
+                f"run_dir={tmp_path / str(permute)}",
+                "eval.linear.epochs=5",
+                name="eval_linear",
+            )
+        )
+        if permute:
+            labels = evaluation.data.test.labels
+            evaluation.data.test.labels = labels[torch.randperm(len(labels))]
+        results = evaluation.run()
+        chosen.append((results["linear_head"], [b["linear_head"] for b in results["baselines"].values()]))
+    assert chosen[0] == chosen[1]
+
+
+def test_training_never_touches_the_test_part(session):
+    run = session()
+    run.data.test = None
+    run.fit()
+    run.finish()
+
+
+@pytest.mark.parametrize("logger", ["wandb", "tensorboard"])
+def test_loggers(command, tiny, tmp_path, logger):
+    done = command("train.py", *tiny, f"logger={logger}", "run_dir=r", WANDB_MODE="offline", WANDB_SILENT="true")
+    assert done.returncode == 0, done.stderr
+    names = [str(p) for p in (tmp_path / "r").rglob("*")]
+    wanted = "offline-run" if logger == "wandb" else "tfevents"
+    assert any(wanted in n for n in names)
+    if logger == "wandb":
+        run_id = torch.load(tmp_path / "r" / "checkpoints" / "last.ckpt", weights_only=True)[checkpoint.KEY]["run_id"]
+        assert any(n.endswith(run_id) for n in names if "offline-run" in n)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_continue(tiny, tmp_path):
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    root = Path(__file__).resolve().parents[1]
+    arguments = [a for a in tiny if not a.startswith("epochs")]
+    process = subprocess.Popen(
+        [sys.executable, str(root / "train.py"), *arguments, "epochs=1000", "run_dir=r"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    file = tmp_path / "r" / "checkpoints" / "last.ckpt"
+    for _ in range(600):
+        if file.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "resume=true run_dir=r" in out
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["finished"] is False
+    checkpoint.load(file)
