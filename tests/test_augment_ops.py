@@ -65,6 +65,19 @@ def test_jitter_in_each_samples_own_order(compiled):
     torch.testing.assert_close(ours, each(one, x, factors, order), atol=GREY, rtol=0)
 
 
+def test_jitter_without_hue():
+    x, order = images(), torch.rand(N, 4).argsort(1)
+    factors = torch.cat([torch.rand(N, 3) + 0.5, torch.zeros(N, 1)], 1)
+    functions = [tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation, tvf.adjust_hue]
+
+    def one(image, factor, sequence):
+        for k in sequence.tolist():
+            image = functions[k](image, factor[k].item())
+        return image
+
+    torch.testing.assert_close(ops.color_jitter(x, factors, order), each(one, x, factors, order), atol=GREY, rtol=0)
+
+
 def test_jitter_in_pieces_is_the_same(monkeypatch):
     x, factors, order = images(), torch.rand(N, 4) * 0.4, torch.rand(N, 4).argsort(1)
     whole = ops.color_jitter(x, factors, order)

@@ -317,3 +317,19 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_continue(tiny, tmp_path):
     assert "resume=true run_dir=r" in out
     assert json.loads((tmp_path / "r" / "summary.json").read_text())["finished"] is False
     checkpoint.load(file)
+
+
+@pytest.mark.slow
+def test_two_processes(command, tiny, tmp_path):
+    arguments = (*tiny, "method=moco", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "run_dir=r")
+    done = command("train.py", *arguments, OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["finished"]
+    assert summary["steps"] == 1438 // 64  # the batch is global
+    done = command("train.py", *tiny, "method=simsiam", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    assert done.returncode == 2
+    assert "trainer.devices=2" in done.stderr
+    done = command("train.py", *arguments[:-1], "batch_size=63")
+    assert done.returncode == 2
+    assert "batch_size=63" in done.stderr

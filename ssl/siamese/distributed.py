@@ -1,5 +1,7 @@
 """The only file that asks for rank or world size. Without a process group all of it is the identity."""
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -9,6 +11,12 @@ from torch.distributed.nn.functional import all_gather as _all_gather_with_grad
 def rank() -> int:
     """This process's place among all, 0 when alone."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Is this the process that speaks and writes? Known before a process group is up."""
+    launched = next((os.environ[key] for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if key in os.environ), "0")
+    return rank() == 0 and launched == "0"
 
 
 def world_size() -> int:

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import siamese
-from siamese.distributed import rank
+from siamese.distributed import is_first
 from siamese.errors import UserError
 
 MARKS = ("config.yaml", "checkpoints", "summary.json", "results.json")
@@ -35,7 +35,7 @@ def choose(cfg: DictConfig, default: str) -> Path:
     variable, since they start later.
     """
     inherited = os.environ.get("SIAMESE_RUN_DIR")
-    if inherited and "LOCAL_RANK" in os.environ:
+    if inherited and not is_first():
         return Path(inherited)
     trial = f"{HydraConfig.get().job.num:02d}" if in_sweep() else ""
     if cfg.run_dir is not None:
@@ -62,7 +62,7 @@ def check(folder: Path, resume: bool, overwrite: bool) -> None:
         raise UserError(
             "resume=true", f"there is no {folder}/checkpoints/last.ckpt", "give the run_dir of a run that saved one"
         )
-    if holds_run and not resume and not overwrite:
+    if holds_run and not resume and not overwrite and is_first():  # the others come when it is made
         raise UserError(
             f"run_dir={folder}", "already holds a run", "add resume=true or overwrite=true, or choose another folder"
         )
@@ -73,7 +73,7 @@ def check(folder: Path, resume: bool, overwrite: bool) -> None:
 
 def start(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
     """Make the folder and write config.yaml into it. Of an overwritten run only our own files go."""
-    if rank() != 0 or ("LOCAL_RANK" in os.environ and os.environ["LOCAL_RANK"] != "0"):
+    if not is_first():
         return
     if overwrite:
         for mark in (*MARKS, "metrics.csv", "views.png", "wandb", "tensorboard"):
