@@ -13,9 +13,12 @@ def train(cfg: DictConfig) -> float:
     from siamese.session import Session  # torch and Lightning take seconds: a misspelt key is told before
 
     session = Session(cfg)  # everything is built, and whatever is wrong is said
-    session.start()  # the run folder is made, the first thing written
-    session.fit()
-    return session.finish()
+    try:
+        session.start()  # the run folder is made, the first thing written
+        session.fit()
+        return session.finish()
+    finally:
+        session.close()
 
 
 def main(cfg: DictConfig) -> Any:

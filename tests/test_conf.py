@@ -74,6 +74,12 @@ def test_every_backbone(config, backbone):
     assert features.shape == (2, network.feature_dim)
 
 
+def test_a_vision_transformer_is_built_for_the_size_of_the_views(config):
+    cfg = config("backbone=timm", "backbone.name=vit_tiny_patch16_224", "data.crop=48")
+    network = build.backbone(cfg)
+    assert network(torch.randn(2, 3, 48, 48)).shape == (2, network.feature_dim) == (2, 192)
+
+
 @pytest.mark.parametrize("augment", options("augment"))
 def test_every_augmentation(config, augment):
     cfg = config(f"augment={augment}", "data.crop=32")

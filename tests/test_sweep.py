@@ -47,9 +47,12 @@ def test_a_sweep_goes_on_after_a_failed_trial(command, tiny, tmp_path):
 
 
 def test_trials_of_a_given_run_dir_are_apart(command, tiny, tmp_path):
-    done = command("train.py", "-m", *tiny, "seed=0,1", "run_dir=here", "monitor.every=0")
+    arguments = ("seed=0,1", "run_dir=here", "monitor.every=0", "logger=wandb")
+    done = command("train.py", "-m", *tiny, *arguments, WANDB_MODE="offline", WANDB_SILENT="true")
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "here").iterdir()) == ["00", "01"]
+    for trial in ("00", "01"):
+        assert len(list((tmp_path / "here" / trial).rglob("run-*.wandb"))) == 1
 
 
 def test_train_returns_the_validation_figure(config, tiny, tmp_path):

@@ -19,6 +19,8 @@ from siamese.monitor import health
 from siamese.monitor.probes import RANK_SAMPLES, Monitor
 from siamese.monitor.progress import ProgressBar
 
+FIGURES = ("knn_top1", "linear_top1", "feature_rank")  # of the closing table, in every logger too
+
 
 class Session:
     """A run of `train.py`.
@@ -158,10 +160,18 @@ class Session:
             title = f"{self.data.name}: top-1 on the validation part ({len(features['val']):,} images)"
             self.console.print(report.closing_table(rows, title))
             value = mine["linear_top1"]
+        for logger in self.trainer.loggers:
+            logger.log_metrics({k: v for k, v in summary.items() if k in FIGURES}, step=self.trainer.global_step)
         self.console.print(f"run folder: {self.folder}", highlight=False, soft_wrap=True)
         if run.in_sweep():
             sweep.record(self.folder, summary, None)
         return value
+
+    def close(self) -> None:
+        """End the wandb run, so that the next trial of a sweep has one of its own."""
+        wandb = sys.modules.get("wandb")
+        if wandb is not None and wandb.run is not None:
+            wandb.finish()
 
     def _summary(self, figures: dict[str, Any], finished: bool) -> dict[str, Any]:
         cfg = self.cfg
