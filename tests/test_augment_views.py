@@ -33,7 +33,7 @@ def test_a_view_is_torchvisions_list_with_the_same_parameters(gray_first, size, 
     view = View(**{**FULL, "gray_first": gray_first, "size": size, "solarize_p": 0.0})
     x = batch(size=96)
     p = view.draw(len(x), 96, 96, generator())
-    ours = view.apply(x, p) * 255
+    ours = view.render(x, p) * 255
     functions = [tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation, tvf.adjust_hue]
     for i in range(len(x)):
         y = tvf.resized_crop(x[i].float() / 255, *p.box[i].tolist(), [size, size], antialias=True)
@@ -59,7 +59,7 @@ def test_the_8_bit_crop_is_within_one_grey_level(mode):
     smooth = torch.nn.functional.interpolate(torch.rand(16, 3, 12, 12), size=96, mode="bilinear")
     x = (smooth * 215 + 20).to(torch.uint8)  # on noise 8-bit bicubic, also Pillow's, cuts overshoots between its passes
     p = view.draw(len(x), 96, 96, generator())
-    ours = view.apply(x, p) * 255
+    ours = view.render(x, p) * 255
     kind = tvf.InterpolationMode(mode)
     expected = torch.stack(
         [tvf.resized_crop(x[i].float(), *p.box[i].tolist(), [80, 80], kind, antialias=True) for i in range(len(x))]

@@ -167,18 +167,26 @@ def test_a_stopped_run_continues_to_the_same_weights(session, tmp_path):
         assert steps == sorted(steps)  # the log of the first part is kept
 
 
-def test_a_collapse_is_reported(session, capsys):
-    run = session("method=simsiam", "epochs=1")
-    run.method.loss = lambda views: run.method.backbone(views[0]).square().mean() * 1e3 + _point(run.method, views)
+def test_a_collapse_is_reported(session):
+    """BYOL without predictor and without target, which collapses (arXiv:2006.07733, table 5)."""
+    run = session("method=byol", "epochs=4", "backbone.widths=[16,32]")
+    method = run.method
+
+    def loss(views):
+        z1, z2 = (method.projector(method.backbone(x)) for x in views)
+        method.projection = z1.detach()
+        return 2 - 2 * torch.nn.functional.cosine_similarity(z1, z2).mean()
+
+    method.loss = loss
     with pytest.warns(UserWarning, match="representation has collapsed"):
         run.fit()
-    assert run.monitor.collapsed_at == 1
+    assert run.monitor.collapsed_at == 4
 
 
-def _point(method, views):
-    z = method.backbone(views[0])
-    method.projection = torch.ones_like(z)
-    return z.sum() * 0
+def test_a_healthy_run_is_not_called_collapsed(session):
+    run = session("method=byol", "epochs=2", "backbone.widths=[16,32]")
+    run.fit()  # a warning is an error here
+    assert run.monitor.collapsed_at is None
 
 
 def test_a_flat_folder_trains_without_labels(session, tmp_path):

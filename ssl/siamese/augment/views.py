@@ -1,7 +1,7 @@
 """From a batch of uint8 images to augmented views, on the images' device.
 
 `View.draw` draws every random parameter of a batch on the host in one call of the run's generator;
-`View.apply` is a pure function of images and parameters. So the same seed gives the same views on any
+`View.render` is a pure function of images and parameters. So the same seed gives the same views on any
 device, and no step asks the device for a number.
 """
 
@@ -156,7 +156,7 @@ class View(nn.Module):
             solarize=solarize < self.solarize_p,
         )
 
-    def apply(self, images: Tensor, params: ViewParams) -> Tensor:  # type: ignore[override]
+    def render(self, images: Tensor, params: ViewParams) -> Tensor:
         """(B, 3, H, W) uint8 and their parameters to (B, 3, size, size) float."""
         device = images.device
         if self.rotate_degrees:
@@ -187,7 +187,7 @@ class View(nn.Module):
     def forward(self, images: Tensor, generator: torch.Generator, aspect: Tensor | None = None) -> Tensor:
         """Draw and apply."""
         height, width = images.shape[-2:]
-        return self.apply(images, self.draw(len(images), height, width, generator, aspect))
+        return self.render(images, self.draw(len(images), height, width, generator, aspect))
 
     def _crop(self, images: Tensor, params: ViewParams) -> Tensor:
         """The flipped crops in [0, 1]."""

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COLLAPSED_STD = 0.02  # of `relative_std`; healthy is about 1, an untrained head without BatchNorm has 0.05 to 0.5
+COLLAPSED_STD = 0.05  # of `relative_std`; healthy is about 1, an untrained head without BatchNorm 0.07 or more
 COLLAPSED_RANK = 1.5  # of `rankme`; 1 is a single direction
 
 

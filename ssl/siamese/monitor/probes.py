@@ -73,7 +73,8 @@ class Monitor(pl.Callback):
         if not self.probe.labelled or not self.every:
             return
         dim = int(pl_module.backbone.feature_dim)
-        self.head = nn.Sequential(nn.BatchNorm1d(dim, affine=False), nn.Linear(dim, self.probe.num_classes))
+        with torch.random.fork_rng(devices=[]):  # the monitor draws nothing from the run's randomness
+            self.head = nn.Sequential(nn.BatchNorm1d(dim, affine=False), nn.Linear(dim, self.probe.num_classes))
         pl_module.backbone.register_forward_hook(self._capture)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
