@@ -178,7 +178,7 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
     out = torch.empty_like(images)
     for hue_place in (0, 1, 2, 3, NOWHERE):
         members = (place == hue_place).nonzero().squeeze(1)
-        for index in members.split(piece):
+        for index in members.split(piece) if len(members) else ():
             kinds = blends[index].to(device, non_blocking=True)
             amount = amounts[index].to(device, non_blocking=True)
             hue = factors[index, HUE].to(device, non_blocking=True)
