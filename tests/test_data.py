@@ -118,9 +118,16 @@ def test_npz_that_is_not_in_that_layout(tmp_path, arrays):
         data_sets.npz("npz", str(file), **SPLIT)
 
 
-def test_npz_that_is_no_npz(tmp_path):
+def test_a_stray_image_beside_class_folders(photos):
+    Image.new("RGB", (8, 8)).save(photos / "stray.png")
+    with pytest.raises(UserError, match="holds 1 images and folders of images"):
+        data_sets.folder("folder", str(photos), 16, "stop", **SPLIT)
+
+
+@pytest.mark.parametrize("content", ["hello", ""])
+def test_npz_that_is_no_npz(tmp_path, content):
     file = tmp_path / "x.npz"
-    file.write_text("hello")
+    file.write_text(content)
     with pytest.raises(UserError, match="not a readable"):
         data_sets.npz("npz", str(file), **SPLIT)
 

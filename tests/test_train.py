@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from siamese import checkpoint
+from siamese.errors import UserError
 from siamese.session import Session
 
 METHODS = ["simclr", "moco", "moco_v1", "moco_v3", "byol", "simsiam", "supervised"]
@@ -165,6 +166,14 @@ def test_a_stopped_run_continues_to_the_same_weights(session, tmp_path):
         assert torch.equal(whole.monitor.head[1].weight, rest.monitor.head[1].weight)
         steps = [int(r["step"]) for r in rows_of(tmp_path / f"{method}-part" / "metrics.csv")]
         assert steps == sorted(steps)  # the log of the first part is kept
+
+
+def test_resuming_another_recipe_is_refused(session, tmp_path):
+    session("method=simsiam").fit()
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(UserError, match="started with another method"):
+        session("method=byol", "resume=true")
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
 def test_a_collapse_is_reported(session):

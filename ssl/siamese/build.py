@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from siamese.augment import CleanView, Views
 from siamese.backbones import Backbone
 from siamese.data import DataSet, Loader, Part, choose_residence
-from siamese.errors import UserError
+from siamese.errors import UserError, check_number
 from siamese.methods import Method
 from siamese.monitor.probes import Probe
 
@@ -43,10 +43,10 @@ def check_scalars(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise UserError(f"{key}={value}", "not a possible value", f"give a whole number of at least {low}")
-    if not cfg.eval.knn.temperature > 0:
-        raise UserError(
-            f"eval.knn.temperature={cfg.eval.knn.temperature}", "a temperature is positive", "the usual one is 0.1"
-        )
+    check_number("eval.knn.temperature", cfg.eval.knn.temperature, 0, above=True)
+    check_number("monitor.online_lr", cfg.monitor.online_lr, 0, above=True)
+    check_number("data.resident_mb", cfg.data.resident_mb, 0)
+    check_number("seed", cfg.seed, 0, 2**32 - 1)
 
 
 def data_set(cfg: DictConfig) -> DataSet:
@@ -118,14 +118,13 @@ def trainer(
 ) -> pl.Trainer:
     """`conf/trainer` to a Lightning trainer that leaves bar, files and sharding to us."""
     check_devices(cfg)
-    several = cfg.trainer.strategy != "auto"
     try:
         return make(
             cfg.trainer,
             max_epochs=cfg.epochs,
             callbacks=list(callbacks),
             logger=list(loggers),
-            sync_batchnorm=sync_batchnorm and several,
+            sync_batchnorm=sync_batchnorm and on_gpu(cfg),  # one device ignores it; torch has none for CPUs
             use_distributed_sampler=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -137,6 +136,13 @@ def trainer(
         raise UserError("trainer", f"Lightning refuses these settings ({cause})", "see conf/trainer") from error
 
 
+def on_gpu(cfg: DictConfig) -> bool:
+    """Will Lightning take CUDA devices?"""
+    return cfg.trainer.accelerator in ("gpu", "cuda") or (
+        cfg.trainer.accelerator == "auto" and torch.cuda.is_available()
+    )
+
+
 def check_devices(cfg: DictConfig) -> None:
     """Is what `trainer` asks for there?"""
     accelerator, devices = cfg.trainer.accelerator, cfg.trainer.devices
@@ -144,8 +150,7 @@ def check_devices(cfg: DictConfig) -> None:
         raise UserError(
             f"trainer.accelerator={accelerator}", "this machine has no CUDA device", "use trainer=cpu or trainer=auto"
         )
-    gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    if gpu and isinstance(devices, int) and devices > torch.cuda.device_count():
+    if on_gpu(cfg) and isinstance(devices, int) and devices > torch.cuda.device_count():
         raise UserError(
             f"trainer.devices={devices}", f"this machine has {torch.cuda.device_count()} CUDA devices", "ask for fewer"
         )

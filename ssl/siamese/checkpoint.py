@@ -42,7 +42,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        if self.every_steps and step % self.every_steps == 0 and step != self.saved_step:
+        if self.every_steps and step and step % self.every_steps == 0 and step != self.saved_step:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

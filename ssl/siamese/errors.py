@@ -12,3 +12,17 @@ class UserError(Exception):
 
     def __init__(self, setting: str, problem: str, remedy: str):
         super().__init__(" ".join(f"{setting}: {problem}; {remedy}".split()))
+
+
+def check_number(setting: str, value: object, low: float, high: float = float("inf"), above: bool = False) -> None:
+    """Refuse what is no number in [low, high], or in (low, high] with `above`.
+
+    Raises:
+        UserError: names `setting`, e.g. "optimizer.lr", and the value.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and low <= value <= high and not (above and value == low):  # type: ignore[operator]
+        return
+    bound = "" if high == float("inf") else f" and at most {high:g}"
+    word = "above" if above else "at least"
+    raise UserError(f"{setting}={value}", "not a possible value", f"give a number {word} {low:g}{bound}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from siamese.errors import UserError
+from siamese.errors import UserError, check_number
 
 
 class LARS(Optimizer):
@@ -142,11 +142,10 @@ class OptimizerRecipe:
 
     def check(self, epochs: int) -> None:
         """Refuse values that cannot work."""
-        if not self.lr > 0:
-            raise UserError(f"optimizer.lr={self.lr}", "a learning rate is positive", "try 0.1")
-        if self.weight_decay < 0:
-            raise UserError(f"optimizer.weight_decay={self.weight_decay}", "a weight decay is not negative", "try 1e-4")
-        if not 0 <= self.warmup_epochs < epochs:
+        check_number("optimizer.lr", self.lr, 0, above=True)
+        check_number("optimizer.weight_decay", self.weight_decay, 0)
+        check_number("optimizer.warmup_epochs", self.warmup_epochs, 0)
+        if self.warmup_epochs >= epochs:
             raise UserError(
                 f"optimizer.warmup_epochs={self.warmup_epochs}",
                 f"the warm-up must be shorter than the training (epochs={epochs})",

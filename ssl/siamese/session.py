@@ -66,11 +66,18 @@ class Session:
                 f"method={cfg.method.name} needs BatchNorm over all devices, which torch has on GPUs only",
                 "use one CPU process, or method=moco",
             )
+        if self.trainer.world_size > 1 and run.in_sweep():
+            raise UserError(
+                f"trainer.devices={self.trainer.world_size}",
+                "a sweep runs its trials on one device each",
+                "use trainer.devices=1, or start the runs one by one",
+            )
         micro_batch, steps = build.shares(cfg, self.trainer.world_size, len(self.train_part))
         self.method.global_batch, self.method.steps_per_epoch = cfg.batch_size, steps
         self.trainer.limit_train_batches = steps * cfg.trainer.accumulate_grad_batches
         self.loading = build.Loading.of(cfg, device)
         self.loader = self.loading.loader(self.train_part, micro_batch, shuffle=True)
+        self.loader.epoch_batches = steps * cfg.trainer.accumulate_grad_batches
         self.probe = build.probe(cfg, self.data, self.loading)
 
         self.monitor = Monitor(self.probe, cfg.monitor.every, cfg.monitor.online_lr)
@@ -114,7 +121,7 @@ class Session:
             }
 
     def fit(self) -> None:
-        """Train. Ctrl-C keeps a checkpoint, writes the summary so far and ends with exit code 130."""
+        """Train. Ctrl-C keeps the last checkpoint, writes the summary so far and ends with exit code 130."""
         self.watch = run.Stopwatch()
         try:
             self.trainer.fit(
@@ -126,10 +133,10 @@ class Session:
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
-            self.console.print(
-                f"interrupted at step {self.trainer.global_step}; to continue: add resume=true run_dir={self.folder}",
-                highlight=False,
-            )
+            how = "nothing was saved yet"
+            if self.checkpoints.file.exists():
+                how = f"to continue, add resume=true run_dir={self.folder}"
+            self.console.print(f"interrupted at step {self.trainer.global_step}; {how}", highlight=False)
             self._summary({}, finished=False)
             sys.exit(130)
         self.seconds = self.watch()
@@ -183,7 +190,7 @@ class Session:
             "epochs": self.trainer.current_epoch if not finished else cfg.epochs,
             "steps": self.trainer.global_step,
             "seconds": round(self.watch(), 2),
-            "images_per_second": round(self.progress.images_per_second, 1),
+            "images_per_second": self.progress.images_per_second,
             **figures,
             "collapsed_at_epoch": self.monitor.collapsed_at,
             "skipped_images": len(self.loader.skipped),
@@ -206,7 +213,16 @@ class Session:
 
     def _resumed(self) -> dict[str, Any]:
         """The state to resume from."""
-        return checkpoint.load(self.folder / "checkpoints" / "last.ckpt", "run_dir")
+        state = checkpoint.load(self.folder / "checkpoints" / "last.ckpt", "run_dir")
+        before, now = state[checkpoint.KEY]["config"], build.plain(self.cfg)
+        for group in ("method", "backbone", "data", "batch_size"):
+            if before[group] != now[group]:
+                raise UserError(
+                    f"resume=true run_dir={self.cfg.run_dir}",
+                    f"the run was started with another {group}",
+                    f"give the settings that {self.folder}/config.yaml holds",
+                )
+        return state
 
 
 def _hush() -> None:

@@ -15,6 +15,7 @@ import torchvision.transforms.v2.functional as tvf
 from torch import Tensor, nn
 
 from siamese.augment import ops
+from siamese.distributed import rank
 from siamese.errors import UserError
 
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
@@ -249,6 +250,9 @@ class Views(nn.Module):
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         self.generator.set_state(state["generator"].cpu())
+        if rank():  # the checkpoint holds rank 0's stream; the others go on with one of their own
+            drawn = int(torch.randint(2**31, (1,), generator=self.generator))
+            self.generator.manual_seed(int(np.random.SeedSequence([drawn, rank()]).generate_state(1)[0]))
 
 
 class CleanView(nn.Module):

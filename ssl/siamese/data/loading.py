@@ -47,7 +47,7 @@ class Files(Dataset[tuple[Tensor, int, float, str]]):
             at = (index + step) % len(self.files)
             try:
                 image, aspect = decode(self.files[at], self.part.size)
-            except (OSError, SyntaxError, ValueError) as reason:
+            except Exception as reason:  # Pillow has many words for a damaged file
                 error = error or f"{self.files[at]}\t{reason}"
                 continue
             return image, -1 if error else int(self.part.labels[at]), aspect, error
@@ -118,6 +118,7 @@ class Loader:
         self.part, self.batch_size, self.device = part, batch_size, torch.device(device)
         self.sampler = EpochSampler(len(part), batch_size, shuffle, seed)
         self.batches = 0  # given out in this epoch
+        self.epoch_batches = len(self)  # fewer where gradient accumulation leaves some out
         self.resume_at = 0  # how many of them the next iteration leaves out
         self.skipped: set[str] = set()  # unreadable files met so far
         self.loader: DataLoader[Any] | None = None
@@ -143,7 +144,7 @@ class Loader:
 
     def state_dict(self) -> dict[str, int]:
         """The place within the epoch; Lightning keeps it in the checkpoint."""
-        return {"batches": self.batches % max(1, len(self))}
+        return {"batches": self.batches % max(1, self.epoch_batches)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on at that place at the next iteration."""
@@ -199,5 +200,6 @@ def choose_residence(part: Part, resident: str | bool, limit_mb: int, device: to
         if resident == "auto"
         else f"data.resident={resident}".lower()
     )
-    place = f"resident on {device}, no worker processes" if chosen else "streamed by a DataLoader"
+    streamed = "streamed by a DataLoader" if isinstance(part.images, list) else "in main memory, batches copied over"
+    place = f"resident on {device}, no worker processes" if chosen else streamed
     return chosen, f"{len(part):,} images, {megabytes:,.1f} MB as uint8: {place} ({why})"

@@ -5,7 +5,6 @@ the test part; `DataSet` holds the validation part out of the training labels.
 """
 
 import importlib.util
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +174,7 @@ def npz(name: str, path: str | None, **split: Any) -> DataSet:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             held = {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy and zip have many words for a damaged file
         raise UserError(
             f"data.path={file}", f"is not a readable .npz file ({error})", "write it with numpy.savez"
         ) from error
@@ -190,6 +189,10 @@ def npz(name: str, path: str | None, **split: Any) -> DataSet:
                 f"data.path={file}",
                 f"{part}_images is {images.dtype} {images.shape}",
                 "store uint8 (N,H,W) or (N,H,W,3), N > 0",
+            )
+        if labels is None and part != "train":
+            raise UserError(
+                f"data.path={file}", f"{part}_images without {part}_labels", "add the labels, or drop the part"
             )
         if labels is None:
             labels = np.full(len(images), -1)
@@ -274,6 +277,12 @@ def _listing(root: Path) -> tuple[list[str], list[Path], Tensor]:
         return sorted(f for f in where.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
 
     flat = sorted(f for f in root.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and f.is_file())
+    if flat and any(images(d) for d in root.iterdir() if d.is_dir()):
+        raise UserError(
+            f"data.path={root}",
+            f"holds {len(flat)} images and folders of images",
+            "keep either class folders or a flat folder",
+        )
     if flat:
         return [], flat, torch.full((len(flat),), -1)
     by_class = {d.name: images(d) for d in sorted(root.iterdir()) if d.is_dir()}
@@ -290,5 +299,5 @@ def _readable(file: Path) -> bool:
         with Image.open(file) as image:
             image.load()
         return True
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # Pillow has many words for a damaged file
         return False

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from siamese import build, checkpoint, run
 from siamese.data import DataSet
-from siamese.errors import UserError
+from siamese.errors import UserError, check_number
 from siamese.evaluation.features import Features, extract, raw_pixels
 from siamese.evaluation.knn import knn_accuracy
 from siamese.evaluation.linear import LinearGrid
@@ -43,11 +43,19 @@ class LinearEvaluation:
         state = checkpoint.load(cfg.ckpt)
         meta = state[checkpoint.KEY]
         self.trained: DictConfig = OmegaConf.create(meta["config"])
-        self.trained.data.update({k: v for k, v in cfg.data.items() if k != "path" or v is not None})
+        given = {k: v for k, v in cfg.data.items() if v is not None}
+        for key in [k for k in given if k not in self.trained.data]:
+            raise UserError(
+                f"data.{key}={given[key]}", f"data={self.trained.data.name} has no such key", "leave it out"
+            )
+        self.trained.data.update(given)
+        for key in ("k", "temperature"):
+            if cfg.eval.knn[key] is None:
+                cfg.eval.knn[key] = self.trained.eval.knn[key]
+        check_number("eval.knn.temperature", cfg.eval.knn.temperature, 0, above=True)
         self.device = _device(cfg.device)
         for key, low in (("batch_size", 1), ("eval.knn.k", 1), ("data.workers", 0)):
-            if OmegaConf.select(cfg, key) < low:
-                raise UserError(f"{key}={OmegaConf.select(cfg, key)}", "not a possible value", f"give at least {low}")
+            check_number(key, OmegaConf.select(cfg, key), low)
         self.grid: LinearGrid = build.make(cfg.eval.linear)
         default = f"outputs/eval_linear/{self.trained.data.name}/{self.trained.method.name}"
         self.folder = run.choose(cfg, default)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from siamese.augment import Views
 from siamese.backbones import Backbone
 from siamese.distributed import rank
-from siamese.errors import UserError
+from siamese.errors import check_number
 from siamese.optim import OptimizerRecipe
 
 
@@ -118,11 +118,9 @@ def frozen_copy(*modules: nn.Module) -> nn.Sequential:
 
 def check_momentum(momentum: float) -> None:
     """An EMA's momentum lies in [0, 1]."""
-    if not 0 <= momentum <= 1:
-        raise UserError(f"method.momentum={momentum}", "the EMA's momentum lies in [0, 1]", "try 0.99")
+    check_number("method.momentum", momentum, 0, 1)
 
 
 def check_temperature(temperature: float) -> None:
     """A temperature is positive."""
-    if not temperature > 0:
-        raise UserError(f"method.temperature={temperature}", "a temperature is positive", "the papers use 0.07 to 1")
+    check_number("method.temperature", temperature, 0, above=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from siamese.backbones import Backbone
 from siamese.distributed import gather, shuffle, unshuffle, world_size
-from siamese.errors import UserError
+from siamese.errors import UserError, check_number
 from siamese.losses import info_nce_queue
 from siamese.methods.base import Method, check_momentum, check_temperature, frozen_copy
 from siamese.optim import ema_update
@@ -47,6 +47,7 @@ class MoCo(Method):
         super().__init__(backbone, **base)
         check_temperature(temperature)
         check_momentum(momentum)
+        check_number("method.queue_size", queue_size, 1)
         self.temperature, self.momentum, self.queue_size = temperature, momentum, queue_size
         dim = backbone.feature_dim
         self.projector: nn.Module = nn.Linear(dim, output_dim)

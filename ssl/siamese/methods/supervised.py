@@ -27,7 +27,9 @@ class Supervised(Method):
         assert labels is not None
         h = self.backbone(torch.cat(views))  # (views * N, D)
         self.projection = h.detach()
-        return F.cross_entropy(self.classifier(h).float(), labels.repeat(len(views)))
+        labels = labels.repeat(len(views))
+        loss = F.cross_entropy(self.classifier(h).float(), labels, ignore_index=-1, reduction="sum")
+        return loss / (labels >= 0).sum().clamp(min=1)  # -1: an unreadable image, skipped
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.report(self.loss(batch.views, batch.labels), batch)

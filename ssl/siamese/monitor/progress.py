@@ -111,6 +111,6 @@ class ProgressBar(pl.Callback):
         self.close()
 
     @property
-    def images_per_second(self) -> float:
-        """Over all training steps, monitors not counted."""
-        return self.images / self.train_seconds if self.train_seconds else float("nan")
+    def images_per_second(self) -> float | None:
+        """Over all training steps, monitors not counted; None before the first epoch has ended."""
+        return round(self.images / self.train_seconds, 1) if self.train_seconds else None
