@@ -20,7 +20,7 @@ SLOW_TO_FIND = [
     ("data=cifar10", "data=cifar10", "data.download=true"),
     ("batch_size=5000", "batch_size=5000", "1438"),
     ("method=moco batch_size=100", "method.queue_size=4096", "batch_size=100"),
-    ("optimizer.warmup_epochs=40", "optimizer.warmup_epochs=40", "epochs=30"),
+    ("optimizer.warmup_epochs=40", "optimizer.warmup_epochs=40", "epochs=40"),
     ("method=simclr method.temperature=0", "method.temperature=0", "above 0"),
     ("method=byol method.momentum=1.5", "method.momentum=1.5", "at most 1"),
     ("trainer=gpu", "trainer.accelerator=gpu", "no CUDA device"),

@@ -52,6 +52,8 @@ class LinearEvaluation:
         for key in ("k", "temperature"):
             if cfg.eval.knn[key] is None:
                 cfg.eval.knn[key] = self.trained.eval.knn[key]
+        if cfg.eval.linear.epochs is None:
+            cfg.eval.linear.epochs = self.trained.eval.linear.epochs
         check_number("eval.knn.temperature", cfg.eval.knn.temperature, 0, above=True)
         self.device = _device(cfg.device)
         for key, low in (("batch_size", 1), ("eval.knn.k", 1), ("data.workers", 0)):
