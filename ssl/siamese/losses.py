@@ -1,5 +1,5 @@
-"""Losses as pure functions. All compute in float32 (or float64), whatever the autocast: at T = 0.07
-bf16 logits cost 2 % of the gradient."""
+"""Losses as pure functions. All compute in float32 (or float64), whatever the autocast: at low
+temperatures half-precision logits cost per cents of the gradient."""
 
 import torch
 import torch.nn.functional as F

@@ -193,7 +193,7 @@ class View(nn.Module):
     def _crop(self, images: Tensor, params: ViewParams) -> Tensor:
         """The flipped crops in [0, 1]."""
         if images.device.type == "cpu" and images.dtype == torch.uint8 and self.size > 64:
-            # Pillow-like 8-bit resizing, image by image: seven times as quick here as the products
+            # Pillow-like 8-bit resizing, image by image: quicker on a CPU than the products
             # of large matrices, and within one grey level of them.
             mode = tvf.InterpolationMode(self.interpolation)
             x = torch.empty(len(images), images.shape[1], self.size, self.size)

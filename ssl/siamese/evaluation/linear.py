@@ -26,7 +26,7 @@ class LinearGrid:
 
     Features are standardised by the training features' mean and standard deviation (an affine map, so
     the probe stays linear; it frees the learning rate of the features' scale). Every head starts at zero
-    and is trained by SGD with Nesterov-free momentum 0.9 and a cosine schedule on the same batches. All heads'
+    and is trained by SGD with momentum 0.9 and a cosine schedule on the same batches. All heads'
     logits are one matrix product and the gradient of softmax cross entropy is written out, so the grid
     costs about what one head costs.
 
