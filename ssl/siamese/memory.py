@@ -13,7 +13,8 @@ def keep_freed_memory() -> None:
     """Ask glibc to reuse freed blocks of any size instead of handing them back to the kernel.
 
     By default a block of 32 MB or more (one batch of 224-pixel views, one activation) is mapped and
-    zeroed anew at each allocation, which a CPU run pays for at every step. Elsewhere than on Linux with glibc it does nothing.
+    zeroed anew at each allocation, which a CPU run pays for at every step.
+    Elsewhere than on Linux with glibc it does nothing.
     """
     if sys.platform != "linux":
         return
