@@ -10,6 +10,7 @@ from scipy import stats
 from siamese.augment import CleanView, View, Views
 from siamese.augment.views import CROP_TRIES, crop_boxes
 from siamese.errors import UserError
+from siamese.parallel import each
 
 PLAIN = dict(
     size=24, crop_scale=[0.08, 1.0], crop_ratio=[3 / 4, 4 / 3], interpolation="bilinear", flip_p=0.0,
@@ -209,3 +210,29 @@ def test_the_clean_view_undoes_the_squeeze():
 def test_impossible_values(wrong):
     with pytest.raises(UserError, match=f"augment.{list(wrong)[-1]}"):
         View(**{**PLAIN, **wrong})
+
+
+def test_compiling_is_chosen_by_the_length_of_the_run(monkeypatch):
+    views = Views(0, [{}, {}], **{**FULL, "compiled": "auto"})
+    assert not any(v.compiled for v in views.views)
+    assert "not compiled" in views.compile_if_long(1000)
+    assert ">= 5e+09" in views.compile_if_long(10**8)
+    assert all(v.compiled for v in views.views)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no C++ compiler" in views.compile_if_long(10**8)
+    assert not any(v.compiled for v in views.views)
+    told = Views(0, [{}], **{**FULL, "compiled": True})
+    assert "as augment.compiled says" in told.compile_if_long(1)
+    assert told.views[0].compiled
+    with pytest.raises(UserError, match="auto, true or false"):
+        View(**{**PLAIN, "compiled": "yes"})
+
+
+def test_each_reaches_every_sample_once_and_reports_errors():
+    seen = []
+    each(seen.append, 37)
+    assert sorted(seen) == list(range(37))
+    threads = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError):
+        each(lambda i: 1 // (i - 3), 8)
+    assert torch.get_num_threads() == threads

@@ -15,6 +15,7 @@ from PIL import Image
 
 from siamese import checkpoint
 from siamese.errors import UserError
+from siamese.methods import Batch
 from siamese.session import Session
 
 METHODS = ["simclr", "moco", "moco_v1", "moco_v3", "byol", "simsiam", "supervised"]
@@ -133,6 +134,24 @@ def test_held_out_labels_do_not_train_the_online_probe(session, monkeypatch):
     ]
     assert hidden > 0
     assert not leaked
+
+
+def test_the_online_probe_takes_autograds_gradient(session):
+    run = session("monitor.every=5")
+    run.fit()
+    head, captured, labels = (
+        run.monitor.head,
+        torch.randn(8, run.method.backbone.feature_dim),
+        torch.tensor([0, 1, 2, -1] * 2),
+    )
+    weight = head[1].weight.detach().clone().requires_grad_()
+    mean, var = captured.mean(0), captured.var(0, correction=0)
+    logits = (captured - mean) / (var + head[0].eps).sqrt() @ weight.T + head[1].bias.detach()
+    torch.nn.functional.cross_entropy(logits, labels, ignore_index=-1).backward()
+    run.monitor.captured = captured
+    run.monitor.optimizer = torch.optim.SGD(head.parameters(), lr=0)
+    run.monitor.on_train_batch_end(run.trainer, run.method, None, Batch([], labels), 0)
+    torch.testing.assert_close(head[1].weight.grad, weight.grad)
 
 
 def test_supervised_does_not_see_held_out_images(session):

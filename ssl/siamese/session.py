@@ -91,6 +91,9 @@ class Session:
         cfg = self.cfg
         run.start(self.folder, cfg, cfg.overwrite)
         self.trainer.loggers = [CsvLog(self.folder / "metrics.csv"), *self._loggers()]
+        views = self.method.views
+        assert views is not None
+        how_views = views.compile_if_long(cfg.epochs * self.method.steps_per_epoch * cfg.batch_size)
         if not self.trainer.is_global_zero:
             return
         trainable = sum(p.numel() for p in self.method.parameters() if p.requires_grad)
@@ -101,6 +104,7 @@ class Session:
                 "method": f"{cfg.method.name}: {cfg.backbone.name}, {self.method.backbone.feature_dim} features, "
                 f"{trainable / 1e6:.2f} M trainable parameters",
                 "data": f"{self.data.name}: {self.loading.describe(part)}; {labels}",
+                "views": how_views,
                 "training": f"{cfg.epochs} epochs of {self.method.steps_per_epoch} steps, "
                 f"global batch {cfg.batch_size}, peak learning rate {self.peak_lr:.4g}",
                 "device": f"{run.device_name(self.loading.device)}, precision {cfg.trainer.precision}",
@@ -108,8 +112,6 @@ class Session:
             },
             self.console,
         )
-        views = self.method.views
-        assert views is not None
         report.views_picture(self.folder / "views.png", views, self.loader)
         self.baselines: dict[str, dict[str, Features]] = {}
         if self.data.labelled:

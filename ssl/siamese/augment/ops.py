@@ -90,13 +90,13 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 def grayscale(images: Tensor) -> Tensor:
     """The luma of each pixel, (B, 1, H, W)."""
     red, green, blue = images.unbind(1)
-    return (GRAY_WEIGHTS[0] * red + GRAY_WEIGHTS[1] * green + GRAY_WEIGHTS[2] * blue).unsqueeze(1)
+    return (GRAY_WEIGHTS[0] * red).add_(green, alpha=GRAY_WEIGHTS[1]).add_(blue, alpha=GRAY_WEIGHTS[2]).unsqueeze(1)
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     """factor * images + (1 - factor) * other, clipped to [0, 1]."""
     factor = factor.view(-1, 1, 1, 1)
-    return (images * factor + other * (1 - factor)).clamp(0, 1)
+    return (images * factor).add_(other * (1 - factor)).clamp_(0, 1)
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -119,20 +119,18 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     red, green, blue = images.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    scale = 1 / torch.where(chroma > 0, chroma, 1)
-    # Hue in sixths of the circle; the place of the maximum says which third.
-    hue = torch.where(
-        value == red,
-        (green - blue) * scale,
-        torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4),
-    )
+    scale = chroma.clamp(min=1e-12).reciprocal_()  # of a grey pixel: what it multiplies is 0
+    # Hue in sixths of the circle; the place of the maximum says which third, and where two are equal both
+    # formulas agree. Masks are floats and lerp chooses: torch.where is many times slower on a CPU.
+    hue = torch.lerp(((red - green) * scale).add_(4), ((blue - red) * scale).add_(2), value.clone().eq_(green))
+    hue = torch.lerp(hue, (green - blue).mul_(scale), value.clone().eq_(red))
     hue = hue + 6 * factor.view(-1, 1, 1)
     planes = []
     for offset in (5, 3, 1):
         k = hue + offset
-        k = k - 6 * torch.floor(k * (1 / 6))  # `remainder` would keep torch.compile from vectorising
-        planes.append(value - torch.minimum(k, 4 - k).clamp(0, 1) * chroma)
-    return torch.stack(planes, 1).clamp(0, 1)
+        k = k - torch.floor(k * (1 / 6)).mul_(6)  # `remainder` would keep torch.compile from vectorising
+        planes.append(torch.addcmul(value, torch.minimum(k, 4 - k).clamp_(0, 1), chroma, value=-1))
+    return torch.stack(planes, 1).clamp_(0, 1)
 
 
 CACHED_PIXELS = 256 * 1024  # of a piece: 3 MB of colour
@@ -141,8 +139,8 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # columns of `factors`, entrie
 
 
 @functools.cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(function, dynamic=None)
+def _compiled(function: Callable[..., Tensor], threads: int) -> Callable[..., Tensor]:
+    return torch.compile(function, dynamic=None, options={"cpp.threads": threads})
 
 
 def _blend_stage(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
@@ -150,8 +148,8 @@ def _blend_stage(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
     with black, with the mean luma or with the luma."""
     gray = grayscale(images)
     kind = kind.view(-1, 1, 1, 1)
-    mean = gray.mean((1, 2, 3), keepdim=True) * (kind == CONTRAST)
-    return _blend(images, torch.where(kind == SATURATION, gray, mean), factor)
+    mean = gray.mean((1, 2, 3), keepdim=True)
+    return _blend(images, gray * (kind == SATURATION) + mean * (kind == CONTRAST), factor)
 
 
 def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool = False) -> Tensor:
@@ -161,14 +159,18 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
         images: (B, 3, H, W).
         factors: (B, 4) on the host: brightness, contrast, saturation, hue.
         order: (B, 4) on the host: a permutation of 0..3 a row, the order of application.
-        compiled: run the two arithmetic kernels through torch.compile (the first calls take seconds).
+        compiled: run the arithmetic kernels through torch.compile (the first calls take seconds).
 
     The images are grouped by the place of the hue in their order, so that the costly turn of the hue
     is computed once an image; the order is known on the host, so that no group's size has to be
     asked of the device. On a CPU a group is worked through in pieces that stay in its cache.
     """
+    if len(images) == 1:
+        return _color_jitter_one(images, factors, order[0].tolist(), compiled)
     device = images.device
-    blend, turn = (_compiled(_blend_stage), _compiled(adjust_hue)) if compiled else (_blend_stage, adjust_hue)
+    blend, turn = _blend_stage, adjust_hue
+    if compiled:
+        blend, turn = (_compiled(f, torch.get_num_threads()) for f in (blend, turn))
     place = (order == HUE).to(torch.int64).argmax(1)
     blends = order[order != HUE].view(-1, 3)
     amounts = factors.gather(1, blends)
@@ -193,24 +195,72 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
     return out
 
 
-def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Blur each image with its own sigma (pixels); borders mirrored. Two convolutions with a line of
-    `kernel_size` taps, a group a plane (torchvision's one has kernel_size squared taps)."""
+def _color_jitter_one(image: Tensor, factors: Tensor, order: list[int], compiled: bool) -> Tensor:
+    """`color_jitter` of a single image: nothing to group, and what changes nothing is left out."""
+    functions = [adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue]
+    for k in order:
+        if factors[0, k] != (0 if k == HUE else 1):
+            function = _compiled(functions[k], torch.get_num_threads()) if compiled else functions[k]
+            image = function(image, factors[:, k].to(image.device, non_blocking=True))
+    return image
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int, compiled: bool = False) -> Tensor:
+    """Blur each image with its own sigma (B,), in pixels and on the host; borders mirrored. A line of
+    `kernel_size` taps along the rows, then along the columns (torchvision's kernel has its square)."""
     batch, channels, height, width = images.shape
     reach = kernel_size // 2
-    tap = torch.arange(-reach, reach + 1, device=images.device)
-    kernel = torch.softmax(-0.5 * (tap / sigma.view(-1, 1)) ** 2, 1).repeat_interleave(channels, 0)  # (B * C, k)
+    kernel = torch.softmax(-0.5 * (torch.arange(-reach, reach + 1) / sigma.view(-1, 1)) ** 2, 1)  # (B, k)
+    if images.device.type == "cpu":
+        blur = _compiled(_blur_one_whole, torch.get_num_threads()) if compiled else _blur_one
+        pairs = zip(images.split(1), kernel, strict=True)
+        return torch.cat([blur(F.pad(x, [reach] * 4, mode="reflect"), k[reach:]) for x, k in pairs])
+    kernel = kernel.repeat_interleave(channels, 0).to(images.device, non_blocking=True)
     planes = F.pad(images, [reach] * 4, mode="reflect").view(1, batch * channels, height + 2 * reach, width + 2 * reach)
     planes = F.conv2d(planes, kernel.view(-1, 1, 1, kernel_size), groups=batch * channels)
     planes = F.conv2d(planes, kernel.view(-1, 1, kernel_size, 1), groups=batch * channels)
     return planes.view_as(images)
 
 
+def _blur_one(padded: Tensor, half: Tensor) -> Tensor:
+    """Shifted copies of a single image summed, which a CPU does quicker than a convolution of one channel.
+
+    Args:
+        padded: (1, C, H + 2 r, W + 2 r).
+        half: (r + 1,) the middle tap and those on one side; those that float32 does not resolve beside
+            the sum are left out.
+    """
+    reach = len(half) - 1
+    taps = [w for w in half.tolist() if w > 1e-8]
+    x = padded
+    for dim in (3, 2):
+        length = padded.shape[dim] - 2 * reach
+        out = x.narrow(dim, reach, length) * taps[0]
+        for tap, weight in enumerate(taps[1:], 1):
+            pair = x.narrow(dim, reach - tap, length) + x.narrow(dim, reach + tap, length)
+            out.add_(pair, alpha=weight)
+        x = out
+    return x
+
+
+def _blur_one_whole(padded: Tensor, half: Tensor) -> Tensor:
+    """`_blur_one` with all taps, for torch.compile, which makes one loop of them."""
+    reach = len(half) - 1
+    x = padded
+    for dim in (3, 2):
+        length = padded.shape[dim] - 2 * reach
+        out = x.narrow(dim, reach, length) * half[0]
+        for tap in range(1, reach + 1):
+            out = out + (x.narrow(dim, reach - tap, length) + x.narrow(dim, reach + tap, length)) * half[tap]
+        x = out
+    return x
+
+
 def solarize(images: Tensor, threshold: float = 0.5) -> Tensor:
     """Invert the values at or above the threshold. On 8-bit values 0.5 is Pillow's threshold of 128."""
-    return torch.where(images >= threshold, 1 - images, images)
+    return torch.addcmul(images, images.clone().ge_(threshold), 1 - 2 * images)
 
 
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Subtract the mean and divide by the standard deviation of each channel, (3,) each; in place."""
-    return images.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
+def normalize(images: Tensor, mean: Tensor, std: Tensor, out: Tensor | None = None) -> Tensor:
+    """Subtract the mean and divide by the standard deviation of each channel, (3,) each; into `out`, or in place."""
+    return torch.sub(images, mean.view(-1, 1, 1), out=images if out is None else out).div_(std.view(-1, 1, 1))

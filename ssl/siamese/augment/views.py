@@ -5,19 +5,23 @@
 device, and no step asks the device for a number.
 """
 
+import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as tvf
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siamese.augment import ops
 from siamese.distributed import rank
 from siamese.errors import UserError
+from siamese.parallel import each
 
+COMPILE_FROM = 5e9  # pixels of views in a run: some 100,000 views of 224 pixels, a minute or more of work
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 
 
@@ -35,6 +39,10 @@ class ViewParams:
     blur: Tensor  # (B,) bool
     sigma: Tensor  # (B,) of the blur, pixels
     solarize: Tensor  # (B,) bool
+
+    def of(self, i: int) -> "ViewParams":
+        """Of sample i alone, B = 1."""
+        return ViewParams(*(getattr(self, field.name)[i : i + 1] for field in fields(self)))
 
 
 def crop_boxes(
@@ -94,7 +102,8 @@ class View(nn.Module):
         blur_kernel: its width in pixels, odd.
         rotate_degrees: the image is turned by up to so many degrees either way.
         mean, std: of each channel; the last step is (x - mean) / std.
-        compiled: the colour operations through torch.compile.
+        compiled: colours (and on a CPU the blur) through torch.compile; "auto" is False until
+            `Views.compile_if_long` knows the length of the run.
     """
 
     mean: Tensor
@@ -118,7 +127,7 @@ class View(nn.Module):
         rotate_degrees: float,
         mean: Sequence[float],
         std: Sequence[float],
-        compiled: bool = False,
+        compiled: bool | str = False,
     ):
         super().__init__()
         _check_view(locals())
@@ -128,7 +137,7 @@ class View(nn.Module):
         self.gray_p, self.gray_first = gray_p, gray_first
         self.blur_p, self.blur_sigma, self.blur_kernel = blur_p, tuple(blur_sigma), blur_kernel
         self.solarize_p, self.rotate_degrees = solarize_p, rotate_degrees
-        self.compiled = compiled
+        self.auto_compile, self.compiled = compiled == "auto", compiled is True
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
@@ -159,63 +168,79 @@ class View(nn.Module):
 
     def render(self, images: Tensor, params: ViewParams) -> Tensor:
         """(B, 3, H, W) uint8 and their parameters to (B, 3, size, size) float."""
-        device = images.device
+        if images.device.type != "cpu" or images.dtype != torch.uint8 or self.size <= 64 or self.rotate_degrees:
+            return self._change(self._crops(images, params), params)
+        # A large image fills the caches by itself, so each goes through all its changes before the next.
+        crops = self._crops_uint8(images, params)
+        out = torch.empty(crops.shape)
+        for i in range(len(crops)):
+            self._change(crops[i : i + 1].div(255), params.of(i), out[i : i + 1])
+        return out
+
+    def _crops_uint8(self, images: Tensor, params: ViewParams) -> Tensor:
+        """Flipped crops by 8-bit resizing as Pillow's: quicker on a CPU than the products of large matrices,
+        and within one grey level of them."""
+        out = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
+        boxes, flips = params.box.tolist(), params.flip.tolist()
+
+        def crop(i: int) -> None:
+            top, left, height, width = boxes[i]
+            x = images[i : i + 1, :, top : top + height, left : left + width]
+            x = F.interpolate(x, (self.size, self.size), mode=self.interpolation, antialias=True)
+            out[i] = (x.flip(-1) if flips[i] else x)[0]
+
+        each(crop, len(images))
+        return out
+
+    def _crops(self, images: Tensor, params: ViewParams) -> Tensor:
+        """Flipped crops in [0, 1]."""
         if self.rotate_degrees:
-            images = ops.rotate(images.float(), params.degrees.to(device, non_blocking=True))
-        x = self._crop(images, params)
+            images = ops.rotate(images.float(), params.degrees.to(images.device, non_blocking=True))
+        box, flip = (p.to(images.device, non_blocking=True) for p in (params.box, params.flip))
+        x = ops.resized_crop(images, box, self.size, self.interpolation, flip).div_(255)
+        return x.clamp_(0, 1) if self.interpolation == "bicubic" else x
+
+    def _change(self, x: Tensor, params: ViewParams, out: Tensor | None = None) -> Tensor:
+        """What follows the crop, written to `out` if given."""
         if self.gray_first:
-            self._gray(x, params.gray)
+            x = self._gray(x, params.gray)
         if self.jitter_p:
-            _on(
+            x = _on(
                 x,
                 params.jitter,
                 lambda part, i: ops.color_jitter(part, params.factors[i], params.order[i], self.compiled),
             )
         if not self.gray_first:
-            self._gray(x, params.gray)
+            x = self._gray(x, params.gray)
         if self.blur_p:
-            _on(
+            x = _on(
                 x,
                 params.blur,
-                lambda part, i: ops.gaussian_blur(
-                    part, params.sigma[i].to(device, non_blocking=True), self.blur_kernel
-                ),
+                lambda part, i: ops.gaussian_blur(part, params.sigma[i], self.blur_kernel, self.compiled),
             )
         if self.solarize_p:
-            _on(x, params.solarize, lambda part, i: ops.solarize(part))
-        return ops.normalize(x, self.mean, self.std)
+            x = _on(x, params.solarize, lambda part, i: ops.solarize(part))
+        return ops.normalize(x, self.mean, self.std, out)
+
+    def _gray(self, x: Tensor, chosen: Tensor) -> Tensor:
+        return _on(x, chosen, lambda part, i: ops.grayscale(part).expand(-1, 3, -1, -1)) if self.gray_p else x
 
     def forward(self, images: Tensor, generator: torch.Generator, aspect: Tensor | None = None) -> Tensor:
         """Draw and apply."""
         height, width = images.shape[-2:]
         return self.render(images, self.draw(len(images), height, width, generator, aspect))
 
-    def _crop(self, images: Tensor, params: ViewParams) -> Tensor:
-        """The flipped crops in [0, 1]."""
-        if images.device.type == "cpu" and images.dtype == torch.uint8 and self.size > 64:
-            # Pillow-like 8-bit resizing, image by image: quicker on a CPU than the products
-            # of large matrices, and within one grey level of them.
-            mode = tvf.InterpolationMode(self.interpolation)
-            x = torch.empty(len(images), images.shape[1], self.size, self.size)
-            for image, box, flip, out in zip(images, params.box.tolist(), params.flip.tolist(), x, strict=True):
-                crop = tvf.resized_crop(image, *box, size=[self.size] * 2, interpolation=mode, antialias=True)
-                torch.div(crop.flip(-1) if flip else crop, 255, out=out)
-            return x
-        box, flip = (p.to(images.device, non_blocking=True) for p in (params.box, params.flip))
-        x = ops.resized_crop(images, box, self.size, self.interpolation, flip).div_(255)
-        return x.clamp_(0, 1) if self.interpolation == "bicubic" else x
 
-    def _gray(self, x: Tensor, chosen: Tensor) -> None:
-        if self.gray_p:
-            _on(x, chosen, lambda part, i: ops.grayscale(part).expand_as(part))
-
-
-def _on(x: Tensor, chosen: Tensor, change: Any) -> None:
-    """Change the chosen samples in place; `chosen` lies on the host, so its count is known there."""
+def _on(x: Tensor, chosen: Tensor, change: Any) -> Tensor:
+    """The batch with the chosen samples changed; `chosen` lies on the host, so its count is known there."""
     index = chosen.nonzero().squeeze(1)
-    if len(index):
-        where = index.to(x.device, non_blocking=True)
-        x[where] = change(x[where], index)
+    if len(index) == 0:
+        return x
+    if len(index) == len(x):
+        return change(x, index).contiguous()
+    where = index.to(x.device, non_blocking=True)
+    x[where] = change(x[where], index)
+    return x
 
 
 class Views(nn.Module):
@@ -240,6 +265,21 @@ class Views(nn.Module):
     def start(self, rank: int) -> None:
         """Start the stream of a rank; before a checkpoint's state is restored."""
         self.generator.manual_seed(int(np.random.SeedSequence([self.seed, rank]).generate_state(1)[0]))
+
+    def compile_if_long(self, images: int) -> str:
+        """Decide ``compiled="auto"`` by the run's length in images, and say what was decided and why."""
+        views = [view for view in self.views if isinstance(view, View)]
+        pixels = sum(images * view.size**2 for view in views)
+        enough, compiler = pixels >= COMPILE_FROM, shutil.which(os.environ.get("CXX", "g++"))
+        why = f"{pixels:.1g} pixels in the run {'>=' if enough else '<'} {COMPILE_FROM:.0g}"
+        if enough and not compiler:
+            why += ", but there is no C++ compiler"
+        for view in views:
+            if view.auto_compile:
+                view.compiled = enough and compiler is not None
+            else:
+                why = "as augment.compiled says"
+        return f"{len(views)} of {views[0].size} px, {'' if views[0].compiled else 'not '}compiled ({why})"
 
     def forward(self, images: Tensor, aspect: Tensor | None = None) -> list[Tensor]:
         """(B, 3, H, W) uint8 to a list of (B, 3, size, size) float views."""
@@ -297,6 +337,8 @@ def _check_view(a: dict[str, Any]) -> None:
         raise UserError(
             f"augment.crop_scale=[{low},{high}]", "the crop's part of the area lies in (0, 1]", "give [low,high]"
         )
+    if a["compiled"] not in (True, False, "auto"):
+        raise UserError(f"augment.compiled={a['compiled']}", "not known", "choose auto, true or false")
     if a["interpolation"] not in ("bilinear", "bicubic"):
         raise UserError(f"augment.interpolation={a['interpolation']}", "not known", "choose bilinear or bicubic")
     if a["blur_p"] and (a["blur_kernel"] % 2 == 0 or a["blur_kernel"] // 2 >= a["size"] or a["blur_sigma"][0] <= 0):
