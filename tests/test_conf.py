@@ -62,7 +62,7 @@ def test_every_experiment_takes_two_steps_when_cut_down(config, small_data, expe
     method = one_step(cfg, small_data(72))
     assert method.backbone.feature_dim == 512
     if hasattr(method, "queue_size"):
-        method.check(cfg.batch_size)
+        method.check(cfg.batch_size, cfg.batch_size)
 
 
 @pytest.mark.parametrize("backbone", options("backbone"))

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from siamese.data import DataSet, Loader, Part, choose_residence
+from siamese.data import DataSet, Loader, Part, choose_residence, loading
 from siamese.data import sets as data_sets
 from siamese.data.loading import Files, decode
 from siamese.errors import UserError
@@ -217,6 +217,20 @@ def test_order_follows_seed_and_epoch_and_drops_the_rest():
     assert not all(torch.equal(a, b[1]) for a, b in zip(first, loader, strict=True))
     loader.sampler.set_epoch(0)
     assert all(torch.equal(a, b[1]) for a, b in zip(first, loader, strict=True))
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_batches_of_all_ranks_are_those_of_one_process(monkeypatch, ranks):
+    numbered = Part(torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 3, 2, 2), torch.zeros(100))
+    single = list(Loader(numbered, 32, shuffle=True, resident=True, seed=3))
+    shares = []
+    for r in range(ranks):
+        monkeypatch.setattr(loading, "rank", lambda r=r: r)
+        monkeypatch.setattr(loading, "world_size", lambda: ranks)
+        shares.append(list(Loader(numbered, 32 // ranks, shuffle=True, resident=True, seed=3)))
+    assert {len(share) for share in shares} == {len(single)}
+    for batch, *parts in zip(single, *shares, strict=True):
+        assert torch.equal(batch[0], torch.cat([p[0] for p in parts]))
 
 
 def test_a_look_at_the_first_batch_leaves_the_next_epoch_whole():

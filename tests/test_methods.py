@@ -196,7 +196,7 @@ def test_moco_loss_is_the_official_one(config):
 
 def test_a_queue_that_the_batch_does_not_divide(config):
     with pytest.raises(UserError, match=r"method.queue_size=4096.*batch_size=100.*4100"):
-        make(config, "moco").check(100)
+        make(config, "moco").check(100, 100)
 
 
 def test_byol_loss_by_hand(config):

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from siamese.errors import UserError
+from siamese.errors import Stopped, UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -72,7 +72,8 @@ def all_keys(node: Any, prefix: str = "") -> list[str]:
 def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose `conf/<config_name>.yaml` with the command line and run `task` with it.
 
-    Exit codes: 0 done, 1 a crash or a failed trial, 2 a mistake of the user's, 130 interrupted.
+    Exit codes: 0 done, 1 a crash, a run that cannot go on or a failed trial, 2 a mistake of the user's,
+    128 + the signal's number (130 for Ctrl-C) interrupted.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us
 
@@ -83,6 +84,9 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         except UserError as error:  # here, since Hydra adds lines of its own to what leaves the task
             say(str(error))
             sys.exit(2)
+        except Stopped as error:
+            say(str(error))
+            sys.exit(1)
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(polite)()

@@ -1,12 +1,15 @@
 """metrics.csv: a row a logging step, appended."""
 
 import csv
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
+
+from siamese.distributed import is_first
 
 
 class CsvLog(Logger):
@@ -15,15 +18,32 @@ class CsvLog(Logger):
 
     Args:
         file: where to; a row whose columns are new rewrites the header.
+        keep_to: of an existing file the rows of later steps go: a run that continues from this step makes
+            them again.
     """
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, keep_to: int | None = None):
         super().__init__()
         self.file = file
         self.columns: list[str] = []
         if file.exists():
-            with file.open(newline="") as stream:
-                self.columns = next(csv.reader(stream), [])
+            rows = self._rows()
+            if keep_to is not None and is_first():
+                self._write([row for row in rows if int(row["step"]) <= keep_to])
+
+    def _rows(self) -> list[dict[str, Any]]:
+        with self.file.open(newline="") as stream:
+            reader = csv.DictReader(stream)
+            self.columns = list(reader.fieldnames or [])
+            return [row for row in reader if None not in row.values()]  # a killed run may leave half a row
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        temporary = self.file.with_suffix(".tmp")
+        with temporary.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.file)
 
     @property
     def name(self) -> str:
@@ -42,14 +62,8 @@ class CsvLog(Logger):
         row: dict[str, Any] = {"step": step, **metrics}
         new = [key for key in row if key not in self.columns]
         if new:
-            rows: list[dict[str, Any]] = []
-            if self.file.exists():
-                with self.file.open(newline="") as stream:
-                    rows = list(csv.DictReader(stream))
+            rows = self._rows() if self.file.exists() else []
             self.columns += new
-            with self.file.open("w", newline="") as stream:
-                writer = csv.DictWriter(stream, self.columns)
-                writer.writeheader()
-                writer.writerows(rows)
+            self._write(rows)
         with self.file.open("a", newline="") as stream:
             csv.DictWriter(stream, self.columns).writerow(row)

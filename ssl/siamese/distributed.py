@@ -1,11 +1,12 @@
 """The only file that asks for rank or world size. Without a process group all of it is the identity."""
 
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.nn.functional import all_gather as _all_gather_with_grad
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
 def rank() -> int:
@@ -33,6 +34,34 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(world_size())[rank()]
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over ranks; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous().clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
+
+
 def gather_with_grad(x: Tensor) -> Tensor:
     """As `gather`, and the gradient of every rank's loss flows back to the rank that x came from.
 
@@ -41,7 +70,7 @@ def gather_with_grad(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    return torch.cat(_all_gather_with_grad(x.contiguous()))
+    return _Gather.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def shuffle(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +92,81 @@ def unshuffle(x: Tensor, permutation: Tensor) -> Tensor:
     return joint[permutation.argsort()].view(world_size(), *x.shape)[rank()]
 
 
-def average_(tensors: list[Tensor]) -> None:
-    """Replace each tensor by its mean over ranks."""
-    for tensor in tensors if world_size() > 1 else []:
-        dist.all_reduce(tensor.div_(world_size()))
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over the joint batch of all ranks by differentiable all-reduces, on any device. torch's
+    own one, which Lightning puts in place on GPUs, refuses CPU tensors.
+
+    Every rank's batch must be of the same size. In eval mode, and alone, it is plain BatchNorm.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected (N, C, ...), got {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        assert self.momentum is not None
+        dims = [d for d in range(input.ndim) if d != 1]
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        count = input.numel() // input.shape[1] * world_size()
+        mean = _AllReduce.apply(input.sum(dims)) / count
+        centred = input - mean.view(shape)
+        var = _AllReduce.apply(centred.square().sum(dims)) / count
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+                self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var), self.momentum)
+        out = centred * (var + self.eps).rsqrt().view(shape)
+        return out if self.weight is None else out * self.weight.view(shape) + self.bias.view(shape)
+
+
+class SplitBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over each of `splits` contiguous parts of the batch apart, as that many devices would have
+    it (MoCo, arXiv:1911.05722, section 3.3); running statistics are the parts' average."""
+
+    splits = 1
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if len(input) % self.splits:
+            raise ValueError(f"a batch of {len(input)} cannot be split into {self.splits} parts")
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        if not self.training or self.splits == 1:
+            return super().forward(input)
+        assert self.momentum is not None
+        n, c, *rest = input.shape
+        parts = input.reshape(self.splits, n // self.splits, c, *rest).transpose(0, 1).flatten(1, 2)
+        means, variances = (None if b is None else b.repeat(self.splits) for b in (self.running_mean, self.running_var))
+        out = F.batch_norm(parts, means, variances, training=True, momentum=self.momentum, eps=self.eps)
+        if means is not None and variances is not None:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+                self.running_mean.copy_(means.view(self.splits, c).mean(0))  # type: ignore[union-attr]
+                self.running_var.copy_(variances.view(self.splits, c).mean(0))  # type: ignore[union-attr]
+        out = out.view(n // self.splits, self.splits, c, *rest).transpose(0, 1).reshape(input.shape)
+        shape = [1, -1] + [1] * len(rest)
+        return out if self.weight is None else out * self.weight.view(shape) + self.bias.view(shape)
+
+
+def convert_batchnorm(network: nn.Module, kind: type[nn.modules.batchnorm._BatchNorm]) -> None:
+    """Make every BatchNorm in `network` one of `kind`, in place: same parameters, buffers and state dict."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.__class__ = kind
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Is `flag` true on any rank? Every rank must ask; it waits for the device."""
+    if world_size() == 1:
+        return flag
+    x = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(x, op=dist.ReduceOp.MAX)
+    return bool(x.item())
+
+
+def gather_bytes(x: Tensor, device: torch.device) -> Tensor:
+    """A uint8 tensor (n,) on the host of each rank to (world_size, n) on the host of every rank."""
+    return gather(x.to(device).unsqueeze(0)).cpu()

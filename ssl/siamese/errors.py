@@ -1,4 +1,4 @@
-"""The one exception for mistakes of the user's."""
+"""What ends a run early: a mistake of the user's, a run that cannot go on, a signal."""
 
 
 class UserError(Exception):
@@ -12,6 +12,23 @@ class UserError(Exception):
 
     def __init__(self, setting: str, problem: str, remedy: str):
         super().__init__(" ".join(f"{setting}: {problem}; {remedy}".split()))
+
+
+class Stopped(Exception):
+    """A run that cannot go on (not finite, collapsed, disk full): one line on the screen, exit code 1."""
+
+
+class Interrupted(BaseException):
+    """A run that was asked to end by a signal, and has saved its state. No `Exception`: nothing may take it
+    for a failure to recover from.
+
+    Args:
+        signum: which one; the exit code is 128 more.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
 
 
 def check_number(setting: str, value: object, low: float, high: float = float("inf"), above: bool = False) -> None:

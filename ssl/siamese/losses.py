@@ -4,33 +4,40 @@ temperatures half-precision logits cost per cents of the gradient."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from siamese.distributed import gather, gather_with_grad, rank, world_size
+from siamese.errors import check_number
 
 
-def _full(x: Tensor) -> Tensor:
+def full_precision(x: Tensor) -> Tensor:
+    """float32 at least."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _pairs(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Similarities of the 2N local anchors with the candidates of all ranks.
+def _candidates(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The 2N local anchors and the candidates of all ranks.
 
     Args:
         z: (2N, D), the second half being the other views of the first.
 
     Returns:
-        (2N, 2M) cosines, M = N * world_size; bool masks of the positive and of the anchor itself.
-        Gradients flow through the candidates of every rank.
+        Unit rows (2N, D) and (2M, D), M = N * world_size, with gradients through the candidates of every
+        rank; columns (2N,) of each anchor itself and of its other view.
     """
-    z = F.normalize(_full(z), dim=1)
+    z = F.normalize(full_precision(z), dim=1)
     n = len(z) // 2
     candidates = torch.cat([gather_with_grad(z[:n]), gather_with_grad(z[n:])])
     m = n * world_size()
     own = torch.arange(n, device=z.device) + n * rank()
-    itself = torch.cat([own, own + m])
-    other = torch.cat([own + m, own])
-    columns = torch.arange(2 * m, device=z.device)
-    return z @ candidates.T, columns == other.unsqueeze(1), columns == itself.unsqueeze(1)
+    return z, candidates, torch.cat([own, own + m]), torch.cat([own + m, own])
+
+
+def _pairs(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(2N, 2M) cosines of `_candidates`; bool masks of the positive and of the anchor itself."""
+    anchors, candidates, itself, other = _candidates(z)
+    columns = torch.arange(len(candidates), device=z.device)
+    return anchors @ candidates.T, columns == other.unsqueeze(1), columns == itself.unsqueeze(1)
 
 
 def _positives(similarity: Tensor, positive: Tensor) -> Tensor:
@@ -52,6 +59,23 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
         similarity, positive, itself = _pairs(z)
         logits = (similarity / temperature).masked_fill(itself, -torch.inf)
         return 2 * F.cross_entropy(logits, positive.to(torch.int64).argmax(1))
+
+
+def nt_xent_chunked(z: Tensor, temperature: float, chunk: int) -> Tensor:
+    """`nt_xent` in rows of `chunk` anchors, computed once more in the backward pass: memory grows with
+    chunk * 2M instead of 2N * 2M. For global batches whose similarities do not fit."""
+    check_number("method.loss.chunk", chunk, 1)
+    with torch.autocast(z.device.type, enabled=False):
+        anchors, candidates, itself, other = _candidates(z)
+        total = anchors.new_zeros(())
+        for part in zip(anchors.split(chunk), itself.split(chunk), other.split(chunk), strict=True):
+            total = total + checkpoint(_rows, *part, candidates, temperature, use_reentrant=False)
+        return 2 * total / len(z)
+
+
+def _rows(anchors: Tensor, itself: Tensor, other: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    logits = (anchors @ candidates.T / temperature).scatter(1, itself.unsqueeze(1), -torch.inf)
+    return F.cross_entropy(logits, other, reduction="sum")
 
 
 def nt_logistic(z: Tensor, temperature: float) -> Tensor:
@@ -97,7 +121,7 @@ def info_nce_queue(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> T
         q: (N, D) queries; k: (N, D) keys; queue: (D, K) unit columns. No gradient to `k` and `queue`.
     """
     with torch.autocast(q.device.type, enabled=False):
-        q, k = F.normalize(_full(q), dim=1), F.normalize(_full(k.detach()), dim=1)
+        q, k = F.normalize(full_precision(q), dim=1), F.normalize(full_precision(k.detach()), dim=1)
         positive = (q * k).sum(1, keepdim=True)
         logits = torch.cat([positive, q @ queue.detach().to(q.dtype)], 1) / temperature
         return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device))
@@ -111,7 +135,7 @@ def info_nce_batch(q: Tensor, k: Tensor, temperature: float) -> Tensor:
         q: (N, D) predictions; k: (N, D) keys, without gradient.
     """
     with torch.autocast(q.device.type, enabled=False):
-        q, k = F.normalize(_full(q), dim=1), F.normalize(_full(k), dim=1)
+        q, k = F.normalize(full_precision(q), dim=1), F.normalize(full_precision(k), dim=1)
         labels = torch.arange(len(q), device=q.device) + len(q) * rank()
         return 2 * temperature * F.cross_entropy(q @ gather(k).T / temperature, labels)
 
@@ -119,4 +143,4 @@ def info_nce_batch(q: Tensor, k: Tensor, temperature: float) -> Tensor:
 def cosine_similarity(p: Tensor, z: Tensor) -> Tensor:
     """The mean cosine of the rows of `p` and `z`, in float32; no gradient to `z` (stop-gradient)."""
     with torch.autocast(p.device.type, enabled=False):
-        return F.cosine_similarity(_full(p), _full(z.detach()), dim=1, eps=1e-6).mean()
+        return F.cosine_similarity(full_precision(p), full_precision(z.detach()), dim=1, eps=1e-6).mean()

@@ -51,14 +51,21 @@ def choose(cfg: DictConfig, default: str) -> Path:
     return folder
 
 
-def check(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that holds a run, unless it is to be continued or replaced. Writes nothing."""
+def check(folder: Path, resume: bool | str, overwrite: bool) -> bool:
+    """Refuse a folder that holds a run, unless it is to be continued or replaced. Writes nothing.
+
+    Returns:
+        Is there a run to continue? With ``resume="auto"`` that is so where a checkpoint exists.
+    """
+    if resume not in (True, False, "auto"):
+        raise UserError(f"resume={resume}", "not known", "choose true, false or auto")
     if resume and overwrite:
-        raise UserError("resume=true overwrite=true", "exclude each other", "give one of them")
+        raise UserError(f"resume={resume} overwrite=true".lower(), "exclude each other", "give one of them")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run_dir={folder}", "is a file", "give a folder")
     holds_run = any((folder / mark).exists() for mark in MARKS)
-    if resume and not (folder / "checkpoints" / "last.ckpt").is_file():
+    saved = any((folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "previous.ckpt"))
+    if resume is True and not saved:
         raise UserError(
             "resume=true", f"there is no {folder}/checkpoints/last.ckpt", "give the run_dir of a run that saved one"
         )
@@ -69,6 +76,7 @@ def check(folder: Path, resume: bool, overwrite: bool) -> None:
     parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not os.access(parent, os.W_OK):
         raise UserError(f"run_dir={folder}", f"{parent} cannot be written to", "choose another folder")
+    return bool(resume) and saved
 
 
 def start(folder: Path, cfg: DictConfig, overwrite: bool) -> None:

@@ -1,9 +1,12 @@
 """One pretraining run: build and check everything, train, report."""
 
 import logging
+import os
+import signal
 import sys
 import uuid
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,10 +15,12 @@ from rich.console import Console
 
 from siamese import build, checkpoint, report, run, sweep
 from siamese.csv_log import CsvLog
-from siamese.errors import UserError
+from siamese.distributed import SyncBatchNorm, convert_batchnorm
+from siamese.errors import Interrupted, Stopped, UserError
 from siamese.evaluation import Features, raw_pixels
 from siamese.memory import channels_last, keep_freed_memory
 from siamese.monitor import health
+from siamese.monitor.finite import FiniteGradients
 from siamese.monitor.probes import RANK_SAMPLES, Monitor
 from siamese.monitor.progress import ProgressBar
 
@@ -42,8 +47,10 @@ class Session:
         self.grid = build.make(cfg.eval.linear)
         self.peak_lr = optimizer.peak_lr(cfg.batch_size)
         self.folder = run.choose(cfg, f"outputs/{cfg.data.name}/{cfg.method.name}")
-        run.check(self.folder, cfg.resume, cfg.overwrite)
-        self.state = self._resumed() if cfg.resume else None
+        self.ckpt: Path | None = None
+        self.state: dict[str, Any] = {}
+        if run.check(self.folder, cfg.resume, cfg.overwrite):
+            self.ckpt, self.state = self._resumed()
 
         _hush()
         pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -54,18 +61,12 @@ class Session:
         self.method = build.method(cfg, network, self.data, views=views, optimizer=optimizer)
         channels_last(self.method)
         self.train_part = self.data.fit if self.method.uses_labels else self.data.pretrain
-        self.method.check(cfg.batch_size)
-
-        self.run_id = (self.state or {}).get(checkpoint.KEY, {}).get("run_id") or uuid.uuid4().hex[:8]
+        self.run_id = self.state.get(checkpoint.KEY, {}).get("run_id") or uuid.uuid4().hex[:8]
         # Lightning places the model; the monitor's images and the resident set follow it there.
         self.trainer = build.trainer(cfg, [], [], self.method.sync_batchnorm)
         device = self.trainer.strategy.root_device
         if self.trainer.world_size > 1 and self.method.sync_batchnorm and device.type == "cpu":
-            raise UserError(
-                f"trainer.devices={self.trainer.world_size}",
-                f"method={cfg.method.name} needs BatchNorm over all devices, which torch has on GPUs only",
-                "use one CPU process, or method=moco",
-            )
+            convert_batchnorm(self.method, SyncBatchNorm)  # on GPUs Lightning puts torch's own in place
         if self.trainer.world_size > 1 and run.in_sweep():
             raise UserError(
                 f"trainer.devices={self.trainer.world_size}",
@@ -73,6 +74,7 @@ class Session:
                 "use trainer.devices=1, or start the runs one by one",
             )
         micro_batch, steps = build.shares(cfg, self.trainer.world_size, len(self.train_part))
+        self.method.check(cfg.batch_size, micro_batch)
         self.method.global_batch, self.method.steps_per_epoch = cfg.batch_size, steps
         self.trainer.limit_train_batches = steps * cfg.trainer.accumulate_grad_batches
         self.loading = build.Loading.of(cfg, device)
@@ -80,17 +82,20 @@ class Session:
         self.loader.epoch_batches = steps * cfg.trainer.accumulate_grad_batches
         self.probe = build.probe(cfg, self.data, self.loading)
 
-        self.monitor = Monitor(self.probe, cfg.monitor.every, cfg.monitor.online_lr)
+        self.monitor = Monitor(self.probe, cfg.monitor.every, cfg.monitor.online_lr, cfg.on_collapse)
         self.progress = ProgressBar(self.monitor, cfg.batch_size, steps, self.console)
         meta = {"config": build.plain(cfg), "num_classes": self.data.num_classes, "run_id": self.run_id}
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", cfg.checkpoint.every_steps, meta)
-        self.trainer.callbacks += [self.monitor, self.progress, self.checkpoints]  # type: ignore[attr-defined]
+        self.finite = FiniteGradients(cfg.on_nonfinite, self.checkpoints)
+        self.checkpoints.before_save = self.finite.check
+        # In this order at the end of an epoch: measured, shown, saved.
+        self.trainer.callbacks += [self.monitor, self.progress, self.finite, self.checkpoints]  # type: ignore[attr-defined]
 
     def start(self) -> None:
         """Make the run folder; say what was picked; keep the untrained features."""
         cfg = self.cfg
         run.start(self.folder, cfg, cfg.overwrite)
-        self.trainer.loggers = [CsvLog(self.folder / "metrics.csv"), *self._loggers()]
+        self.trainer.loggers = [CsvLog(self.folder / "metrics.csv", self.state.get("global_step")), *self._loggers()]
         views = self.method.views
         assert views is not None
         how_views = views.compile_if_long(cfg.epochs * self.method.steps_per_epoch * cfg.batch_size)
@@ -112,6 +117,14 @@ class Session:
             },
             self.console,
         )
+        if cfg.trainer.accumulate_grad_batches > 1:
+            self.console.print(
+                f"{cfg.trainer.accumulate_grad_batches} accumulated micro-batches: BatchNorm and negatives of a batch "
+                "see one micro-batch each; schedule, EMA and queue move once an optimiser step",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
+        if self.ckpt is not None:
+            self.console.print(f"continued from {self.ckpt}, step {self.state['global_step']}", highlight=False)
         report.views_picture(self.folder / "views.png", views, self.loader)
         self.baselines: dict[str, dict[str, Features]] = {}
         if self.data.labelled:
@@ -123,25 +136,40 @@ class Session:
             }
 
     def fit(self) -> None:
-        """Train. Ctrl-C keeps the last checkpoint, writes the summary so far and ends with exit code 130."""
+        """Train. A signal lets the step end, saves, writes the summary so far, says how to go on, and ends with
+        exit code 128 + its number."""
         self.watch = run.Stopwatch()
         try:
             self.trainer.fit(
                 self.method,
                 train_dataloaders=self.loader,
-                ckpt_path=str(self.checkpoints.file) if self.cfg.resume else None,
+                ckpt_path=None if self.ckpt is None else str(self.ckpt),
                 weights_only=True,
             )
-        except SystemExit:
+        except Stopped:
+            self._summary({}, finished=False)
+            raise
+        except Interrupted as stop:
+            self._interrupted(stop.signum)
+        except SystemExit:  # Lightning's answer to a Ctrl-C outside of the steps, or a second one
             if not self.trainer.interrupted:
                 raise
+            self._interrupted(signal.SIGINT)
+
+    def _interrupted(self, signum: int) -> None:
+        """What is said and written when a signal has ended the training; does not return."""
+        if self.trainer.is_global_zero:
             how = "nothing was saved yet"
-            if self.checkpoints.file.exists():
-                how = f"to continue, add resume=true run_dir={self.folder}"
-            self.console.print(f"interrupted at step {self.trainer.global_step}; {how}", highlight=False)
+            if self.checkpoints.saved_step >= 0:
+                how = f"saved at step {self.checkpoints.saved_step}; to continue, add resume=true run_dir={self.folder}"
+            name = "interrupted" if signum == signal.SIGINT else signal.Signals(signum).name
+            self.console.print(f"{name} at step {self.trainer.global_step}; {how}", highlight=False, soft_wrap=True)
+            if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
+                self.console.print(checkpoint.requeue(), highlight=False, soft_wrap=True)
             self._summary({}, finished=False)
-            sys.exit(130)
-        self.seconds = self.watch()
+        elif self.trainer.strategy.launcher is not None:
+            signum = -128  # Lightning kills all processes, the first one too, when one it has started fails
+        sys.exit(128 + signum)
 
     def finish(self) -> float:
         """The closing table and summary.json; returns the validation figure."""
@@ -194,6 +222,7 @@ class Session:
             "seconds": round(self.watch(), 2),
             "images_per_second": self.progress.images_per_second,
             **figures,
+            "skipped_steps": self.finite.skipped,
             "collapsed_at_epoch": self.monitor.collapsed_at,
             "skipped_images": len(self.loader.skipped),
             "versions": run.versions(),
@@ -213,18 +242,24 @@ class Session:
             extra |= {"id": self.run_id, "resume": "allow", "config": build.plain(self.cfg)}
         return [build.make(self.cfg.logger, **extra)]
 
-    def _resumed(self) -> dict[str, Any]:
-        """The state to resume from."""
-        state = checkpoint.load(self.folder / "checkpoints" / "last.ckpt", "run_dir")
+    def _resumed(self) -> tuple[Path, dict[str, Any]]:
+        """The checkpoint to continue from."""
+        file, state = checkpoint.newest(self.folder / "checkpoints")
         before, now = state[checkpoint.KEY]["config"], build.plain(self.cfg)
         for group in ("method", "backbone", "data", "batch_size"):
             if before[group] != now[group]:
                 raise UserError(
-                    f"resume=true run_dir={self.cfg.run_dir}",
+                    f"resume={self.cfg.resume} run_dir={self.cfg.run_dir}".lower(),
                     f"the run was started with another {group}",
                     f"give the settings that {self.folder}/config.yaml holds",
                 )
-        return state
+        if state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] >= self.cfg.epochs:
+            raise UserError(
+                f"resume={self.cfg.resume} run_dir={self.cfg.run_dir}".lower(),
+                f"the run has finished its {before['epochs']} epochs",
+                f"give more epochs=, or read {self.folder}/summary.json",
+            )
+        return file, state
 
 
 def _hush() -> None:

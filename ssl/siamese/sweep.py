@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
-from siamese.errors import UserError
+from siamese.errors import Stopped, UserError
 
 exit_code = 0  # of the process, once a sweep has ended: 1 if a trial failed
 
@@ -34,10 +34,10 @@ def record(run_dir: Path | None, summary: dict[str, Any] | None, error: BaseExce
         "summary": summary,
         "error": None
         if error is None
-        else (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"),
+        else (str(error) if isinstance(error, (UserError, Stopped)) else f"{type(error).__name__}: {error}"),
     }
     (folder / f"{outcome['number']:04d}.json").write_text(json.dumps(outcome, indent=2) + "\n")
-    if error is not None and not isinstance(error, UserError):
+    if error is not None and not isinstance(error, (UserError, Stopped)):
         (folder / f"{outcome['number']:04d}.txt").write_text("".join(traceback.format_exception(error)))
 
 

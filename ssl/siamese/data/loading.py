@@ -62,8 +62,9 @@ def _collate(samples: list[tuple[Tensor, int, float, str]]) -> tuple[Tensor, Ten
 class EpochSampler(Sampler[int]):
     """This rank's share of the data in an order that follows from (seed, epoch).
 
-    All ranks draw the same permutation and take every world_size-th element; with `drop_last` what does
-    not fill a global batch is left out, as in every official pretraining code.
+    All ranks draw the same permutation and take their part of each global batch, so that the batches of
+    all ranks together are those of a single process; what does not fill a global batch is left out, as
+    in every official pretraining code.
     """
 
     def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int = 0):
@@ -81,7 +82,8 @@ class EpochSampler(Sampler[int]):
             return torch.arange(self.length)
         seed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
         permutation = torch.randperm(self.length, generator=torch.Generator().manual_seed(seed))
-        return permutation[rank() :: world_size()][: len(self)]
+        batches = permutation[: len(self) * world_size()].view(-1, world_size(), self.batch_size)
+        return batches[:, rank()].flatten()
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order()[self.first :].tolist())
@@ -135,6 +137,7 @@ class Loader:
                 drop_last=shuffle,
                 pin_memory=self.device.type == "cuda",
                 persistent_workers=workers > 0,
+                generator=torch.Generator(),  # its draws are none of the run's
             )
         else:
             self.images, self.labels = part.images, part.labels

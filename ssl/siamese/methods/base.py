@@ -41,6 +41,7 @@ class Method(pl.LightningModule, ABC):
     """
 
     uses_labels = False
+    collapse_causes = "a learning rate that is too high, or views that have little in common"
     sync_batchnorm = True  # BatchNorm over all devices; MoCo v1 and v2 need it apart
 
     def __init__(
@@ -58,6 +59,7 @@ class Method(pl.LightningModule, ABC):
         self.views = views
         self.optimizer_recipe = optimizer
         self.global_batch, self.steps_per_epoch = global_batch, steps_per_epoch
+        self.step_skipped = False  # set where an optimiser step was left out; `drop_step` follows
         self.projection: Tensor | None = None  # of the last step, detached: what the monitors watch
 
     @abstractmethod
@@ -71,8 +73,16 @@ class Method(pl.LightningModule, ABC):
     def after_step(self, step: int, total_steps: int) -> None:
         """After each optimiser step, with the new weights: targets, queues. `step` counts from 0."""
 
-    def check(self, global_batch: int) -> None:
-        """Refuse a combination of settings that cannot work, before the training starts."""
+    def drop_step(self) -> None:
+        """Instead of `after_step`, where an optimiser step was left out."""
+
+    def check(self, global_batch: int, micro_batch: int) -> None:
+        """Refuse a combination of settings that cannot work, before the training starts.
+
+        Args:
+            global_batch: images of an optimiser step.
+            micro_batch: images that a device sees at once.
+        """
 
     # Lightning's hooks. Nothing below asks the device for a number.
 
@@ -106,6 +116,10 @@ class Method(pl.LightningModule, ABC):
         # once a micro-batch.
         step = self.global_step
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.step_skipped:
+            self.step_skipped = False
+            self.drop_step()
+            return
         assert self.trainer.max_epochs is not None
         self.after_step(step, self.trainer.max_epochs * self.steps_per_epoch)
 

@@ -21,6 +21,8 @@ class BYOL(Method):
     The target starts as a copy of the online network; the official code draws another one.
     """
 
+    collapse_causes = "a target without momentum (method.momentum), or a predictor that is missing or too weak"
+
     def __init__(self, backbone: Backbone, hidden_dim: int, output_dim: int, momentum: float, **base: Any):
         super().__init__(backbone, **base)
         check_momentum(momentum)

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siamese.backbones import Backbone
-from siamese.distributed import gather, shuffle, unshuffle, world_size
+from siamese.distributed import SplitBatchNorm, convert_batchnorm, gather, shuffle, unshuffle, world_size
 from siamese.errors import UserError, check_number
-from siamese.losses import info_nce_queue
+from siamese.losses import full_precision, info_nce_queue
 from siamese.methods.base import Method, check_momentum, check_temperature, frozen_copy
 from siamese.optim import ema_update
 
@@ -24,11 +24,14 @@ class MoCo(Method):
         temperature: of the softmax.
         momentum: of the key encoder, constant.
         queue_size: K keys; a multiple of the global batch, so that no key is lost at the wrap.
+        bn_splits: on each device, BatchNorm over that many parts of the batch apart, with the keys' samples
+            shuffled among them: what so many more devices would do.
 
     The key encoder moves after the optimiser step and the keys enter the queue then: at each key forward
     both equal the official code, which does it at the start and at the end of the forward pass.
     """
 
+    collapse_causes = "a learning rate that is too high, or a temperature or momentum that is too low"
     sync_batchnorm = False  # statistics apart and shuffled samples: the batch does not give the key away
 
     queue: Tensor
@@ -42,22 +45,36 @@ class MoCo(Method):
         temperature: float,
         momentum: float,
         queue_size: int,
+        bn_splits: int = 1,
         **base: Any,
     ):
         super().__init__(backbone, **base)
         check_temperature(temperature)
         check_momentum(momentum)
         check_number("method.queue_size", queue_size, 1)
+        check_number("method.bn_splits", bn_splits, 1)
         self.temperature, self.momentum, self.queue_size = temperature, momentum, queue_size
         dim = backbone.feature_dim
         self.projector: nn.Module = nn.Linear(dim, output_dim)
         if mlp:
             self.projector = nn.Sequential(nn.Linear(dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim))
+        self.bn_splits = bn_splits
+        if bn_splits > 1:
+            convert_batchnorm(self.backbone, SplitBatchNorm)
+            for module in self.backbone.modules():
+                if isinstance(module, SplitBatchNorm):
+                    module.splits = bn_splits
         self.target = frozen_copy(self.backbone, self.projector)
         self.register_buffer("queue", F.normalize(torch.randn(output_dim, queue_size), dim=0))
         self.new_keys: list[Tensor] = []
 
-    def check(self, global_batch: int) -> None:
+    def check(self, global_batch: int, micro_batch: int) -> None:
+        if micro_batch % self.bn_splits or micro_batch // self.bn_splits < 2:
+            raise UserError(
+                f"method.bn_splits={self.bn_splits}",
+                f"must divide the {micro_batch} images that a device sees at once, two or more to a part",
+                "lower it",
+            )
         if self.queue_size < global_batch or self.queue_size % global_batch:
             raise UserError(
                 f"method.queue_size={self.queue_size}",
@@ -75,10 +92,10 @@ class MoCo(Method):
     @torch.no_grad()
     def keys(self, x: Tensor) -> Tensor:
         """(N, D) unit keys; their BatchNorm batch is dealt anew among the devices."""
-        if world_size() == 1:  # one BatchNorm batch: a permutation changes nothing
-            return F.normalize(self.target(x).float(), dim=1)
+        if world_size() * self.bn_splits == 1:  # one BatchNorm batch: a permutation changes nothing
+            return F.normalize(full_precision(self.target(x)), dim=1)
         x, permutation = shuffle(x)
-        return unshuffle(F.normalize(self.target(x).float(), dim=1), permutation)
+        return unshuffle(F.normalize(full_precision(self.target(x)), dim=1), permutation)
 
     @torch.no_grad()
     def after_step(self, step: int, total_steps: int) -> None:
@@ -86,4 +103,7 @@ class MoCo(Method):
         keys = torch.cat(self.new_keys).T  # (D, global batch)
         start = step * keys.shape[1] % self.queue_size
         self.queue[:, start : start + keys.shape[1]] = keys.to(self.queue.dtype)
+        self.new_keys.clear()
+
+    def drop_step(self) -> None:
         self.new_keys.clear()

@@ -21,6 +21,8 @@ class MoCoV3(Method):
         momentum: of the EMA at the start; rises to 1 along half a cosine.
     """
 
+    collapse_causes = "a learning rate or temperature that is too high, or a momentum that is too low"
+
     def __init__(
         self,
         backbone: Backbone,

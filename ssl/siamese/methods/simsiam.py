@@ -20,6 +20,10 @@ class SimSiam(Method):
         fix_predictor_lr: the predictor keeps the initial learning rate (official code, --fix-pred-lr).
     """
 
+    collapse_causes = (
+        "a missing stop-gradient or predictor, no BatchNorm in the heads, or a learning rate that is too high"
+    )
+
     def __init__(
         self,
         backbone: Backbone,

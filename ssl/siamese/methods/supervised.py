@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siamese.backbones import Backbone
+from siamese.losses import full_precision
 from siamese.methods.base import Batch, Method
 
 
@@ -18,6 +19,7 @@ class Supervised(Method):
     """
 
     uses_labels = True
+    collapse_causes = "a learning rate that is too high, or labels that are all alike"
 
     def __init__(self, backbone: Backbone, num_classes: int, **base: Any):
         super().__init__(backbone, **base)
@@ -28,7 +30,7 @@ class Supervised(Method):
         h = self.backbone(torch.cat(views))  # (views * N, D)
         self.projection = h.detach()
         labels = labels.repeat(len(views))
-        loss = F.cross_entropy(self.classifier(h).float(), labels, ignore_index=-1, reduction="sum")
+        loss = F.cross_entropy(full_precision(self.classifier(h)), labels, ignore_index=-1, reduction="sum")
         return loss / (labels >= 0).sum().clamp(min=1)  # -1: an unreadable image, skipped
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -10,7 +10,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from siamese.augment import CleanView
-from siamese.distributed import average_, rank
+from siamese.distributed import gather, rank
+from siamese.errors import Stopped, UserError
 from siamese.evaluation import Features, knn_accuracy
 from siamese.methods import Batch, Method
 from siamese.monitor import health
@@ -52,13 +53,17 @@ class Probe:
 
 class Monitor(pl.Callback):
     """At the end of every `every` epochs, and of the last: kNN and online linear top-1 on the validation
-    part, std of the normalised projections, RankMe of the features, and a warning on collapse.
+    part, std of the normalised projections, RankMe of the features. At the end of every epoch: has the
+    representation collapsed? Then a warning with the usual causes, or with ``on_collapse="stop"`` the end.
 
     The online probe is a linear layer on batch-standardised, detached features of the augmented views,
     trained by Adam beside the method on the labels of the training part.
     """
 
-    def __init__(self, probe: Probe, every: int, online_lr: float):
+    def __init__(self, probe: Probe, every: int, online_lr: float, on_collapse: str = "warn"):
+        if on_collapse not in ("warn", "stop"):
+            raise UserError(f"on_collapse={on_collapse}", "not known", "choose warn or stop")
+        self.on_collapse = on_collapse
         self.probe, self.every, self.online_lr = probe, every, online_lr
         self.head: nn.Sequential | None = None
         self.optimizer: torch.optim.Adam | None = None
@@ -95,45 +100,54 @@ class Monitor(pl.Callback):
         if self.head is None or self.captured is None:
             return
         assert isinstance(batch, Batch) and self.optimizer is not None
-        # A method may have put several views through at once.
-        labels = batch.labels.repeat(len(self.captured) // len(batch.labels))
+        # A method may have put several views through at once. Every rank takes the step of the joint batch.
+        labels = gather(batch.labels.repeat(len(self.captured) // len(batch.labels)))
+        captured = gather(self.captured)
         norm, linear = self.head
         with torch.no_grad(), torch.autocast(self.captured.device.type, enabled=False):
-            x = norm(self.captured)
+            x = norm(captured)
             # The gradient of the mean cross entropy over the known labels, written out.
             error = linear(x).softmax(1).sub_(F.one_hot(labels.clamp(min=0), self.probe.num_classes))
             known = labels >= 0
             error *= (known / known.sum().clamp(min=1)).unsqueeze(1)
             linear.weight.grad, linear.bias.grad = error.T @ x, error.sum(0)
-        average_([p.grad for p in self.head.parameters() if p.grad is not None])
         self.optimizer.step()
         self.captured = None
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Method)
         epoch = trainer.current_epoch + 1
-        if not self.every or (epoch % self.every and epoch != trainer.max_epochs):
+        if not self.every:
             return
-        if rank() == 0:
-            start = time.perf_counter()
-            self.latest = self.measure(pl_module)
-            self.seconds += time.perf_counter() - start
-            if health.collapsed(self.latest["projection_std"], self.latest["projection_rank"]):
-                self.collapsed_at = epoch
-                rank_zero_warn(
-                    f"epoch {epoch}: the representation has collapsed (projection_std "
-                    f"{self.latest['projection_std']:.3f}, healthy is about 1; "
-                    f"projection_rank {self.latest['projection_rank']:.1f})"
-                )
+        assert pl_module.projection is not None
+        start = time.perf_counter()
+        z = gather(pl_module.projection.float())[:RANK_SAMPLES]
+        std, effective_rank = health.relative_std(z), health.rankme(z)
+        collapsed = health.collapsed(std, effective_rank)
+        if rank() == 0 and (collapsed or epoch % self.every == 0 or epoch == trainer.max_epochs):
+            self.latest = {"projection_std": std, "projection_rank": effective_rank, **self.measure(pl_module)}
             for logger in trainer.loggers:
                 logger.log_metrics({**self.latest, "epoch": epoch}, step=trainer.global_step)
+        self.seconds += time.perf_counter() - start
+        if collapsed:
+            self._report_collapse(epoch, pl_module, std, effective_rank)
+
+    def _report_collapse(self, epoch: int, method: Method, std: float, effective_rank: float) -> None:
+        text = (
+            f"epoch {epoch}: the representation has collapsed (projection_std {std:.3f}, healthy is about 1; "
+            f"projection_rank {effective_rank:.1f}); usual causes: {method.collapse_causes}"
+        )
+        first = self.collapsed_at is None
+        self.collapsed_at = self.collapsed_at or epoch
+        if self.on_collapse == "stop":
+            raise Stopped(text)
+        if first:
+            rank_zero_warn(text)
 
     @torch.no_grad()
     def measure(self, method: Method) -> dict[str, float]:
-        """All figures, now."""
-        assert method.projection is not None
-        z = method.projection.float()[:RANK_SAMPLES]
-        out = {"projection_std": health.relative_std(z), "projection_rank": health.rankme(z)}
+        """Figures of the un-augmented features, now."""
+        out = {}
         features = self.probe.features(method.backbone, method.device)
         out["feature_rank"] = health.rankme(next(iter(features.values())).x[:RANK_SAMPLES])
         if self.probe.labelled and self.head is not None:

@@ -1,0 +1,99 @@
+"""Started once by tests/test_distributed.py: every method for five steps in float64, by two gloo processes and
+by one process on the joint batch. Prints nothing; saves what the test compares."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+from hydra import compose, initialize_config_dir
+from torch import nn
+
+from siamese import build, distributed
+from siamese.distributed import SyncBatchNorm, convert_batchnorm
+from siamese.methods import Batch
+from siamese.monitor.probes import Monitor
+
+LOSSES = ("nt_xent", "nt_xent_chunked", "nt_logistic", "triplet", "contrastive")
+CASES = {f"simclr-{loss}": ("simclr", f"method/loss={loss}") for loss in LOSSES}
+CASES |= {name: (name,) for name in ("moco", "moco_v1", "moco_v3", "byol", "simsiam", "supervised")}
+BATCH, STEPS = 8, 5
+
+
+class Loss(nn.Module):
+    """What DDP wraps: it wants a forward."""
+
+    def __init__(self, method):
+        super().__init__()
+        self.method = method
+
+    def forward(self, views, labels):
+        return self.method.loss(views, labels) if self.method.uses_labels else self.method.loss(views)
+
+
+def train(case: str, world: int, rank: int) -> dict:
+    name, *overrides = CASES[case]
+    split = ["method.bn_splits=2"] if name in ("moco", "moco_v1") and world == 1 else []
+    queue = ["method.queue_size=24"] if name in ("moco", "moco_v1") else []  # wraps within five steps
+    with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
+        cfg = compose("train", [f"method={name}", "backbone.widths=[4,8]", *overrides, *split, *queue])
+    torch.manual_seed(0)
+    method = build.method(cfg, build.backbone(cfg), SimpleNamespace(labelled=True, num_classes=3, name="none")).double()
+    module = Loss(method)
+    if world > 1:
+        if method.sync_batchnorm:
+            convert_batchnorm(method, SyncBatchNorm)
+        module = nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+    method.train()
+    optimizer = torch.optim.SGD(method.param_groups(), lr=0.1, momentum=0.9)
+    data = torch.Generator().manual_seed(1)
+    share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+    out = {"losses": []}
+    for step in range(STEPS):
+        views = [torch.randn(BATCH, 3, 8, 8, generator=data, dtype=torch.float64) for _ in range(2)]
+        labels = torch.randint(0, 3, (BATCH,), generator=data)
+        torch.manual_seed(100 + step)  # MoCo's shuffling
+        loss = module([v[share] for v in views], labels[share])
+        optimizer.zero_grad()
+        loss.backward()
+        out["losses"].append(distributed.gather(loss.view(1)).mean().item())
+        if step == 0:
+            out["gradients"] = {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
+        optimizer.step()
+        method.after_step(step, STEPS)
+    out["parameters"] = {n: p.detach().clone() for n, p in method.named_parameters()}
+    out["buffers"] = {n: b.clone() for n, b in method.named_buffers()}
+    return out
+
+
+def probe(world: int, rank: int) -> torch.Tensor:
+    """The online probe's weights after three steps."""
+    torch.manual_seed(0)
+    monitor = Monitor(SimpleNamespace(num_classes=3), 1, 0.1)
+    monitor.head = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3)).double()
+    monitor.optimizer = torch.optim.Adam(monitor.head.parameters(), lr=0.1)
+    data = torch.Generator().manual_seed(1)
+    share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+    for _ in range(3):
+        monitor.captured = torch.randn(BATCH, 5, generator=data, dtype=torch.float64)[share]
+        labels = torch.randint(-1, 3, (BATCH,), generator=data)[share]
+        monitor.on_train_batch_end(None, None, None, Batch([], labels), 0)
+    return monitor.head[1].weight.detach()
+
+
+def main(folder: str) -> None:
+    rank = int(os.environ["RANK"])
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    two = {case: train(case, 2, rank) for case in CASES} | {"probe": probe(2, rank)}
+    dist.destroy_process_group()
+    torch.save(two, f"{folder}/two-{rank}.pt")
+    if rank == 0:
+        torch.save({case: train(case, 1, 0) for case in CASES} | {"probe": probe(1, 0)}, f"{folder}/one.pt")
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")
+    main(sys.argv[1])

@@ -1,0 +1,121 @@
+"""Two processes give what one gives (tests/equality.py trains both)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from equality import CASES
+from torch import nn
+
+from siamese.distributed import SplitBatchNorm, SyncBatchNorm, convert_batchnorm
+from siamese.errors import UserError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Results of two processes and of one: (rank 0, rank 1, one)."""
+    folder = tmp_path_factory.mktemp("equality")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "equality.py"), str(folder)],
+            env={**os.environ, "RANK": str(rank), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent / "ssl")},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    return [torch.load(folder / f"{name}.pt") for name in ("two-0", "two-1", "one")]
+
+
+def close(ours, expected, tolerance):
+    assert ours.keys() == expected.keys()
+    for name in ours:
+        torch.testing.assert_close(
+            ours[name], expected[name], atol=tolerance, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one_does(trained, case):
+    first, second, one = (t[case] for t in trained)
+    for ours in (first, second):
+        assert ours["losses"][0] == pytest.approx(one["losses"][0], abs=1e-10)
+        assert ours["losses"] == pytest.approx(one["losses"], abs=1e-8)
+        close(ours["gradients"], one["gradients"], 1e-10)
+        close(ours["parameters"], one["parameters"], 1e-9)
+    assert max(g.abs().max() for g in first["gradients"].values()) > 1e-6  # not all zero
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.startswith("moco") or c == "moco_v3"])
+def test_running_statistics_are_those_of_the_joint_batch(trained, case):
+    first, second, one = (t[case]["buffers"] for t in trained)
+    close(first, one, 1e-9)
+    close(second, one, 1e-9)
+
+
+@pytest.mark.parametrize("case", ["moco", "moco_v1"])
+def test_queues_hold_the_keys_of_all_ranks(trained, case):
+    first, second, one = (t[case]["buffers"]["queue"] for t in trained)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, one, atol=1e-9, rtol=0)
+    # 24 keys and 8 a step: five steps have wrapped, and every column is a unit key.
+    torch.testing.assert_close(first.norm(dim=0), torch.ones(24, dtype=torch.float64))
+
+
+def test_the_online_probe_takes_the_joint_step(trained):
+    first, second, one = (t["probe"] for t in trained)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, one, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (8, 6, 5, 5)])
+def test_split_batchnorm_is_batchnorm_on_each_part(shape):
+    x = torch.randn(*shape, dtype=torch.float64)
+    kind = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
+    plain, split = kind(6).double(), kind(6).double()
+    with torch.no_grad():
+        plain.weight.uniform_(0.5, 2)
+    split.load_state_dict(plain.state_dict())
+    convert_batchnorm(split, SplitBatchNorm)
+    split.splits = 4
+    means = []
+    expected = []
+    for part in x.chunk(4):
+        one = kind(6).double()
+        one.load_state_dict(plain.state_dict())
+        expected.append(one(part))
+        means.append(one.running_mean)
+    torch.testing.assert_close(split(x), torch.cat(expected))
+    torch.testing.assert_close(split.running_mean, torch.stack(means).mean(0))
+    assert (split(x) - plain(x)).abs().max() > 0.05
+    split.eval()
+    plain.load_state_dict(split.state_dict())
+    plain.eval()
+    torch.testing.assert_close(split(x), plain(x))
+    with pytest.raises(ValueError, match="4 parts"):
+        split(x[:6])
+
+
+def test_sync_batchnorm_alone_is_batchnorm():
+    x = torch.randn(8, 6, 5, 5)
+    plain, sync = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+    convert_batchnorm(sync, SyncBatchNorm)
+    assert torch.equal(plain(x), sync(x))
+
+
+def test_splits_that_do_not_divide_the_batch_are_refused(config):
+    from siamese import build
+
+    cfg = config("method=moco", "method.bn_splits=3")
+    method = build.method(cfg, build.backbone(cfg), None)
+    method.check(4096, 12)
+    with pytest.raises(UserError, match="bn_splits=3"):
+        method.check(4096, 16)
