@@ -4,6 +4,9 @@ import csv
 import hashlib
 import json
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from siamese.errors import Stopped, UserError
 from siamese.methods import Batch
 from siamese.session import Session
 
+ROOT = Path(__file__).resolve().parents[1]
 METHODS = ["simclr", "moco", "moco_v1", "moco_v3", "byol", "simsiam", "supervised"]
 
 
@@ -361,14 +365,72 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_continue(tiny, tmp_path):
     checkpoint.load(file)
 
 
+def launched(arguments, folder, environments):
+    """Starts a process an environment; returns (return code, stdout, stderr) of each."""
+    base = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=folder,
+            env={**base, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+    return [(*p.communicate(timeout=120), p.returncode) for p in processes]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
 @pytest.mark.slow
-def test_two_processes(command, tiny, tmp_path):
-    arguments = (*tiny, "method=moco", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "run_dir=r")
-    done = command("train.py", *arguments, OMP_NUM_THREADS="1")
-    assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+@pytest.mark.parametrize("launcher", ["lightning", "torchrun", "srun"])
+def test_two_processes(tiny, tmp_path, launcher):
+    """Started by Lightning, by torchrun, and with the variables that SLURM's srun sets; one run folder."""
+    script = str(ROOT / "train.py")
+    arguments = [*tiny, "method=simsiam", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "siamese", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+             "SLURM_NODEID": "0", "SLURM_STEP_NODELIST": "localhost", "SLURM_NODELIST": "127.0.0.1",
+             "SLURM_NNODES": "1", "MASTER_PORT": free_port(), "MASTER_ADDR": "127.0.0.1"}  # fmt: skip
+    started = {
+        "lightning": ([script], [{}]),
+        "torchrun": (
+            ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}", script],
+            [{}],
+        ),
+        "srun": ([script], [{**slurm, "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]),
+    }  # fmt: skip
+    command, environments = started[launcher]
+    results = launched([*command, *arguments], tmp_path, environments)
+    assert all(code == 0 for _, _, code in results), results
+    assert sum(out.count("run folder:") for out, _, _ in results) == 1
+    (folder,) = (tmp_path / "outputs" / "digits" / "simsiam").iterdir()
+    summary = json.loads((folder / "summary.json").read_text())
     assert summary["finished"]
     assert summary["steps"] == 1438 // 64  # the batch is global
-    done = command("train.py", *arguments[:-1], "batch_size=63")
+
+
+def test_a_batch_that_the_devices_do_not_divide(command, tiny):
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    done = command("train.py", *tiny, *two, "batch_size=63")
     assert done.returncode == 2
     assert "batch_size=63" in done.stderr
+
+
+def test_half_precision(session):
+    run = session("trainer.precision=bf16-mixed", "method=moco_v1")  # temperature 0.07
+    seen = []
+    original = run.method.loss
+    run.method.loss = lambda views: (seen.append(original(views)), seen[-1])[1]
+    run.fit()
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in seen)
+
+
+def test_accumulation_says_what_it_cannot_imitate(session, capsys):
+    session("trainer.accumulate_grad_batches=2")
+    assert "BatchNorm and negatives of a batch see one micro-batch each" in capsys.readouterr().out

@@ -47,6 +47,9 @@ def check_scalars(cfg: DictConfig) -> None:
     check_number("monitor.online_lr", cfg.monitor.online_lr, 0, above=True)
     check_number("data.resident_mb", cfg.data.resident_mb, 0)
     check_number("seed", cfg.seed, 0, 2**32 - 1)
+    chunk = OmegaConf.select(cfg, "method.loss.chunk")
+    if chunk is not None:
+        check_number("method.loss.chunk", chunk, 1)
 
 
 def data_set(cfg: DictConfig) -> DataSet:
@@ -154,6 +157,8 @@ def check_devices(cfg: DictConfig) -> None:
         raise UserError(
             f"trainer.devices={devices}", f"this machine has {torch.cuda.device_count()} CUDA devices", "ask for fewer"
         )
+    if str(cfg.trainer.precision).startswith("16") and not on_gpu(cfg):
+        raise UserError(f"trainer.precision={cfg.trainer.precision}", "fp16 needs a GPU", "use bf16-mixed or 32-true")
     if isinstance(devices, int) and devices < 1:
         raise UserError(f"trainer.devices={devices}", "at least one device is needed", "use trainer.devices=1")
 

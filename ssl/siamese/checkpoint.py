@@ -13,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from siamese.distributed import any_rank, gather_bytes, rank, world_size
@@ -21,6 +22,25 @@ from siamese.methods import Method
 
 KEY = "siamese"  # what makes a checkpoint ours: config, class count, wandb id, random states
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class AtomicFiles(TorchCheckpointIO):
+    """How Lightning writes a checkpoint: to a temporary name beside it, then by renaming, so that a stop at
+    any moment leaves a whole file, `last.ckpt` or `previous.ckpt`. (Lightning's own way makes the file in
+    memory and moves it over from the system's temporary folder, which may be another disk.)"""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        file = Path(path)
+        temporary = file.with_suffix(".tmp")
+        try:
+            with open(temporary, "wb") as stream:
+                torch.save(checkpoint, stream)
+            if file.exists():
+                os.replace(file, file.with_name("previous.ckpt"))
+            os.replace(temporary, file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 class Checkpoints(Checkpoint):
@@ -37,7 +57,7 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(self, folder: Path, every_steps: int, meta: dict[str, Any]):
-        self.file, self.previous = folder / "last.ckpt", folder / "previous.ckpt"
+        self.file = folder / "last.ckpt"
         self.every_steps, self.meta = every_steps, meta
         self.saved_step = -1
         self.before_save: Callable[[pl.Trainer], None] = lambda trainer: None  # raises where nothing may be saved
@@ -47,21 +67,15 @@ class Checkpoints(Checkpoint):
         self.restored: dict[str, Tensor] = {}
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Write to a temporary name, then rename: a stop in between leaves the previous file.
+        """Write `last.ckpt`.
 
         Raises:
             Stopped: the disk is full, or otherwise refuses; what was there before is kept.
         """
         self.before_save(trainer)
-        temporary = self.file.with_suffix(".tmp")
         try:
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                if self.file.exists():
-                    os.replace(self.file, self.previous)
-                os.replace(temporary, self.file)
-        except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
+            trainer.save_checkpoint(self.file)
+        except OSError as error:
             kept = f"{self.file} of step {self.saved_step} is kept" if self.file.exists() else "none is there yet"
             raise Stopped(
                 f"step {trainer.global_step}: the checkpoint {self.file} cannot be written ({error}); {kept}; "
@@ -87,7 +101,8 @@ class Checkpoints(Checkpoint):
         if self.restored:
             saved_by = len(next(iter(self.restored.values())))
             if saved_by == world_size():
-                _set_random(pl_module, {k: v[rank()] for k, v in self.restored.items()})
+                # Cloned, since torch.set_rng_state reads the storage from its start, whatever the view.
+                _set_random(pl_module, {k: v[rank()].clone() for k, v in self.restored.items()})
             elif rank() == 0:
                 warnings.warn(
                     f"saved by {saved_by} processes, continued by {world_size()}: random numbers differ from here on",

@@ -129,13 +129,13 @@ class SplitBatchNorm(nn.modules.batchnorm._BatchNorm):
     splits = 1
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if len(input) % self.splits:
-            raise ValueError(f"a batch of {len(input)} cannot be split into {self.splits} parts")
+        pass
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
         if not self.training or self.splits == 1:
             return super().forward(input)
+        if len(input) % self.splits:
+            raise ValueError(f"a batch of {len(input)} cannot be split into {self.splits} parts")
         assert self.momentum is not None
         n, c, *rest = input.shape
         parts = input.reshape(self.splits, n // self.splits, c, *rest).transpose(0, 1).flatten(1, 2)

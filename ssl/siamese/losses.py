@@ -1,13 +1,13 @@
 """Losses as pure functions. All compute in float32 (or float64), whatever the autocast: at low
 temperatures half-precision logits cost per cents of the gradient."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from siamese.distributed import gather, gather_with_grad, rank, world_size
-from siamese.errors import check_number
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -62,20 +62,41 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
 
 
 def nt_xent_chunked(z: Tensor, temperature: float, chunk: int) -> Tensor:
-    """`nt_xent` in rows of `chunk` anchors, computed once more in the backward pass: memory grows with
-    chunk * 2M instead of 2N * 2M. For global batches whose similarities do not fit."""
-    check_number("method.loss.chunk", chunk, 1)
+    """`nt_xent` in rows of `chunk` anchors: memory grows with chunk * 2M instead of 2N * 2M, for global
+    batches whose similarities do not fit. Its gradient is computed in the forward pass, so a second
+    derivative does not exist."""
     with torch.autocast(z.device.type, enabled=False):
         anchors, candidates, itself, other = _candidates(z)
+        return 2 / len(z) * _ChunkedCrossEntropy.apply(anchors, candidates, itself, other, temperature, chunk)  # type: ignore[no-untyped-call]
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """The sum over anchors; one block of similarities is used for all of them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, anchors: Tensor, candidates: Tensor, itself: Tensor, other: Tensor, temperature: float, chunk: int
+    ) -> Tensor:
         total = anchors.new_zeros(())
-        for part in zip(anchors.split(chunk), itself.split(chunk), other.split(chunk), strict=True):
-            total = total + checkpoint(_rows, *part, candidates, temperature, use_reentrant=False)
-        return 2 * total / len(z)
+        to_anchors, to_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
+        block = anchors.new_empty(min(chunk, len(anchors)), len(candidates))
+        for start in range(0, len(anchors), chunk):
+            a = anchors[start : start + chunk]
+            own, positive = (i[start : start + chunk].unsqueeze(1) for i in (itself, other))
+            p = torch.mm(a, candidates.T, out=block[: len(a)]).div_(temperature).scatter_(1, own, -torch.inf)
+            top, logit = p.amax(1, keepdim=True), p.gather(1, positive)
+            partition = p.sub_(top).exp_().sum(1, keepdim=True)
+            total += (partition.log() + top - logit).sum()
+            p.div_(partition).scatter_add_(1, positive, -torch.ones_like(logit))  # softmax minus one-hot
+            torch.mm(p, candidates, out=to_anchors[start : start + chunk])
+            to_candidates.addmm_(p.T, a)
+        ctx.save_for_backward(to_anchors.div_(temperature), to_candidates.div_(temperature))
+        return total
 
-
-def _rows(anchors: Tensor, itself: Tensor, other: Tensor, candidates: Tensor, temperature: float) -> Tensor:
-    logits = (anchors @ candidates.T / temperature).scatter(1, itself.unsqueeze(1), -torch.inf)
-    return F.cross_entropy(logits, other, reduction="sum")
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        to_anchors, to_candidates = ctx.saved_tensors
+        return grad * to_anchors, grad * to_candidates, None, None, None, None
 
 
 def nt_logistic(z: Tensor, temperature: float) -> Tensor:

@@ -64,6 +64,7 @@ class Session:
         self.run_id = self.state.get(checkpoint.KEY, {}).get("run_id") or uuid.uuid4().hex[:8]
         # Lightning places the model; the monitor's images and the resident set follow it there.
         self.trainer = build.trainer(cfg, [], [], self.method.sync_batchnorm)
+        self.trainer.strategy.checkpoint_io = checkpoint.AtomicFiles()
         device = self.trainer.strategy.root_device
         if self.trainer.world_size > 1 and self.method.sync_batchnorm and device.type == "cpu":
             convert_batchnorm(self.method, SyncBatchNorm)  # on GPUs Lightning puts torch's own in place

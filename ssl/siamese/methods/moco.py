@@ -66,6 +66,7 @@ class MoCo(Method):
                     module.splits = bn_splits
         self.target = frozen_copy(self.backbone, self.projector)
         self.register_buffer("queue", F.normalize(torch.randn(output_dim, queue_size), dim=0))
+        self._ddp_params_and_buffers_to_ignore = ["queue"]  # equal on all ranks: DDP need not send it at each step
         self.new_keys: list[Tensor] = []
 
     def check(self, global_batch: int, micro_batch: int) -> None:

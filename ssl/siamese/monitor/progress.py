@@ -30,11 +30,11 @@ class ProgressBar(pl.Callback):
         self.console, self.refresh = console, refresh
         self.train_seconds, self.images = 0.0, 0  # of the training steps alone
         self.bar: Progress | None = None
-        self.first_step = self.drawn_step = 0
+        self.drawn_step = self.epoch_first_step = 0
         self.epoch_start = self.drawn_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.first_step = self.drawn_step = trainer.global_step
+        self.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out where it continues in mid-epoch
         if rank() == 0 and self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"),

@@ -1,0 +1,312 @@
+"""Stopped in any way and continued: the same training, bit by bit."""
+
+import csv
+import json
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from siamese import checkpoint
+from siamese.errors import Stopped, UserError
+from siamese.session import Session
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def session(config, tiny, tmp_path):
+    def make(*overrides, folder="run"):
+        made = Session(config(*tiny, f"run_dir={tmp_path / folder}", *overrides))
+        made.start()
+        return made
+
+    return make
+
+
+class SignalAt(pl.Callback):
+    """Sends this process a signal while it trains batch `at`, counted over epochs."""
+
+    def __init__(self, at, signum=signal.SIGTERM):
+        self.at, self.signum, self.count = at, signum, 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.count += 1
+        if self.count == self.at:
+            os.kill(os.getpid(), self.signum)
+
+
+def interrupt(run, at, signum=signal.SIGTERM):
+    run.trainer.callbacks.insert(0, SignalAt(at, signum))
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as stop:
+        run.fit()
+    assert stop.value.code == 128 + signum
+    assert signal.getsignal(signum) == before
+
+
+def state(file):
+    return checkpoint.load(file)
+
+
+def differing(ours, expected, path=""):
+    """Where two checkpoints differ, times and folders left out."""
+    if isinstance(expected, dict):
+        keys = set(ours) ^ set(expected)
+        out = [f"{path}.{k} only in one" for k in keys]
+        for k in set(ours) & set(expected) - {"run_id", "run_dir", "resume", "overwrite"}:
+            out += differing(ours[k], expected[k], f"{path}.{k}")
+        return out
+    if isinstance(expected, (list, tuple)):
+        if len(ours) != len(expected):
+            return [f"{path}: lengths"]
+        return [d for i, (a, b) in enumerate(zip(ours, expected, strict=True)) for d in differing(a, b, f"{path}[{i}]")]
+    same = torch.equal(ours, expected) if isinstance(expected, torch.Tensor) else ours == expected
+    return [] if same else [f"{path}: {str(ours)[:60]} instead of {str(expected)[:60]}"]
+
+
+def losses(file):
+    """The logged columns that do not depend on the clock."""
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [
+        {k: v for k, v in row.items() if k != "images_per_second"} for row in rows if not row.get("images_per_second")
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=simsiam",),
+        ("method=moco", "method.bn_splits=2"),
+        ("method=byol", "trainer.accumulate_grad_batches=2"),
+        ("method=simclr", "optimizer=lars", "optimizer.warmup_epochs=1"),
+    ],
+    ids=lambda o: o[0],
+)
+@pytest.mark.parametrize("at", [9, 22 + 22, 51])  # in mid-epoch, in an epoch's last batch, in the third epoch
+def test_a_signal_saves_the_step_and_the_run_goes_on_bit_by_bit(session, tmp_path, overrides, at):
+    common = (*overrides, "epochs=4", "trainer.log_every_n_steps=1", "monitor.every=2")
+    whole = session(*common, folder="whole")
+    whole.fit()
+    part = session(*common, folder="part")
+    interrupt(part, at)
+    assert json.loads((tmp_path / "part" / "summary.json").read_text())["finished"] is False
+    session(*common, "resume=true", folder="part").fit()
+    folders = [tmp_path / name for name in ("part", "whole")]
+    assert differing(*(state(f / "checkpoints" / "last.ckpt") for f in folders)) == []
+    assert losses(folders[0] / "metrics.csv") == losses(folders[1] / "metrics.csv")
+
+
+def test_streamed_images_go_on_where_they_were(session, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(40):
+        pixels = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / f"{i}.png")
+    common = ("data=folder", f"data.path={photos}", "data.size=24", "data.crop=16", "batch_size=4", "method=moco",
+              "method.queue_size=8", "method.bn_splits=2", "data.resident=false", "data.workers=1", "backbone=small",
+              "epochs=2")  # fmt: skip
+    session(*common, folder="whole").fit()
+    interrupt(session(*common, folder="part"), 13)
+    session(*common, "resume=true", folder="part").fit()
+    assert differing(*(state(tmp_path / f / "checkpoints" / "last.ckpt") for f in ("part", "whole"))) == []
+
+
+def start(arguments, folder, **environment):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_all(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+KILLED = ("method=moco", "epochs=20", "backbone.widths=[4,8]", "monitor.every=5", "eval.linear.epochs=2",
+          "trainer=cpu", "checkpoint.every_steps=7")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_ten_times_at_random_moments(tmp_path):
+    """SIGKILL, whatever the process is doing, ten times over one run."""
+    whole = start([*KILLED, "run_dir=whole"], tmp_path)
+    file = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    dice, steps, kills = random.Random(0), [], 0
+    part = start([*KILLED, "run_dir=part"], tmp_path)
+    while kills < 10:
+        before = file.stat().st_mtime_ns if file.exists() else 0
+        while part.poll() is None and (file.stat().st_mtime_ns if file.exists() else 0) == before:
+            time.sleep(0.002)
+        assert part.poll() is None, part.communicate()
+        time.sleep(dice.uniform(0, 0.25))  # some steps further, or while a checkpoint is written
+        kill_all(part)
+        kills += 1
+        _, saved = checkpoint.newest(file.parent)
+        steps.append(saved["global_step"])
+        part = start([*KILLED, "run_dir=part", "resume=true"], tmp_path)
+    _, err = part.communicate(timeout=120)
+    assert part.returncode == 0, err
+    assert whole.wait(timeout=120) == 0
+    whole.communicate()
+    assert steps == sorted(steps)
+    assert len(set(steps)) >= 8  # it went on in between
+    assert steps[-1] < 440
+    assert differing(*(state(tmp_path / f / "checkpoints" / "last.ckpt") for f in ("part", "whole"))) == []
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_bit_by_bit(tmp_path):
+    """SIGTERM to the first process; then SIGKILL to both; each time continued."""
+    two = [*KILLED, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "epochs=6"]
+    whole = start([*two, "run_dir=whole"], tmp_path)
+    _, err = whole.communicate(timeout=120)
+    assert whole.returncode == 0, err
+    file = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    part = start([*two, "run_dir=part"], tmp_path)
+    while not file.exists():
+        assert part.poll() is None, part.communicate()
+        time.sleep(0.01)
+    part.send_signal(signal.SIGTERM)
+    out, err = part.communicate(timeout=60)
+    assert part.returncode == 128 + signal.SIGTERM, err
+    assert "SIGTERM at step" in out
+    before = file.stat().st_mtime_ns
+    part = start([*two, "run_dir=part", "resume=true"], tmp_path)
+    while file.stat().st_mtime_ns == before:
+        assert part.poll() is None, part.communicate()
+        time.sleep(0.01)
+    kill_all(part)
+    part = start([*two, "run_dir=part", "resume=auto"], tmp_path)
+    _, err = part.communicate(timeout=120)
+    assert part.returncode == 0, err
+    assert differing(*(state(tmp_path / f / "checkpoints" / "last.ckpt") for f in ("part", "whole"))) == []
+
+
+def test_slurms_warning_requeues_the_job(tmp_path, tiny):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    scontrol = tools / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/asked\n")
+    scontrol.chmod(scontrol.stat().st_mode | stat.S_IEXEC)
+    arguments = [*tiny, "method=simsiam", "epochs=500", "run_dir=r", "resume=auto"]
+    process = start(arguments, tmp_path, SLURM_JOB_ID="4711", PATH=f"{tools}:{os.environ['PATH']}")
+    while not (tmp_path / "r" / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGUSR1, err
+    assert "SLURM job 4711 is requeued" in out
+    assert (tmp_path / "asked").read_text() == "requeue 4711\n"
+    step = state(tmp_path / "r" / "checkpoints" / "last.ckpt")["global_step"]
+    again = start([*arguments[:-3], f"epochs={step // 22 + 2}", "run_dir=r", "resume=auto"], tmp_path)
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert f"continued from r/checkpoints/last.ckpt, step {step}" in out
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(session, tmp_path):
+    run = session("epochs=3", "checkpoint.every_steps=30")
+    original = run.checkpoints.save
+
+    def save(trainer):
+        if trainer.global_step == 30:
+            os.symlink("/dev/full", run.checkpoints.file.with_suffix(".tmp"))
+        original(trainer)
+
+    run.checkpoints.save = save
+    with pytest.raises(Stopped, match=r"step 30: .*No space left.*last.ckpt of step 22 is kept.*resume=true"):
+        run.fit()
+    assert state(run.checkpoints.file)["global_step"] == 22
+    assert os.path.exists("/dev/full")
+    assert sorted(os.listdir(run.checkpoints.file.parent)) == ["last.ckpt"]
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(session, tmp_path):
+    run = session("epochs=2")
+    interrupt(run, 30)
+    last = run.checkpoints.file
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.warns(UserWarning, match=r"last.ckpt: cannot be read.*continued from .*previous.ckpt instead"):
+        again = session("epochs=2", "resume=true")
+    assert again.state["global_step"] == 22
+    again.fit()
+    session("epochs=2", folder="whole").fit()
+    assert differing(state(last), state(tmp_path / "whole" / "checkpoints" / "last.ckpt")) == []
+    for file in (last, last.with_name("previous.ckpt")):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match="may be truncated"):
+        session("epochs=3", "resume=true")
+
+
+def test_resuming_a_finished_run(session, tmp_path):
+    session().fit()
+    with pytest.raises(UserError, match="finished its 1 epochs; give more epochs="):
+        session("resume=true")
+    longer = session("resume=true", "epochs=2")
+    longer.fit()
+    assert longer.trainer.global_step == 2 * (1438 // 64)
+
+
+def test_auto_starts_where_there_is_nothing_to_continue(session):
+    run = session("resume=auto")
+    assert run.ckpt is None
+    run.fit()
+    with pytest.raises(UserError, match="choose true, false or auto"):
+        session("resume=maybe")
+
+
+def poison(method, at):
+    """Make the loss of step `at` infinite."""
+    original = method.loss
+    count = iter(range(10**6))
+    method.loss = lambda views: original(views) * (float("inf") if next(count) == at else 1.0)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(session):
+    run = session("epochs=2")
+    poison(run.method, 25)
+    with pytest.raises(Stopped, match=r"step 25: .*learning rate 0\.\d+.*last.ckpt of step 22.*on_nonfinite=skip"):
+        run.fit()
+    assert all(p.isfinite().all() for p in run.method.parameters())
+    assert state(run.checkpoints.file)["global_step"] == 22
+
+
+@pytest.mark.parametrize("method", ["moco", "byol"])
+def test_a_step_that_is_skipped_changes_nothing(session, tmp_path, method):
+    run = session(f"method={method}", "on_nonfinite=skip")
+    poison(run.method, 5)
+    seen = {}
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            tensors = dict(pl_module.named_parameters())
+            if method == "moco":
+                tensors["queue"] = pl_module.queue
+            seen[batch_idx] = {k: v.detach().clone() for k, v in tensors.items()}
+
+    run.trainer.callbacks.append(Watch())
+    run.fit()
+    assert all(torch.equal(seen[5][k], seen[4][k]) for k in seen[5])
+    assert not all(torch.equal(seen[6][k], seen[5][k]) for k in seen[6])
+    run.finish()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["skipped_steps"] == 1
