@@ -229,10 +229,13 @@ def test_compiling_is_chosen_by_the_length_of_the_run(monkeypatch):
 
 
 def test_each_reaches_every_sample_once_and_reports_errors():
-    seen = []
-    each(seen.append, 37)
-    assert sorted(seen) == list(range(37))
-    threads = torch.get_num_threads()
-    with pytest.raises(ZeroDivisionError):
-        each(lambda i: 1 // (i - 3), 8)
-    assert torch.get_num_threads() == threads
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        seen = []
+        each(seen.append, 37)
+        assert sorted(seen) == list(range(37))
+        with pytest.raises(ZeroDivisionError):
+            each(lambda i: 1 // (i - 3), 8)
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
