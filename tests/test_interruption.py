@@ -98,7 +98,7 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_bit_by_bit(session, tmp_pat
     whole = session(*common, folder="whole")
     whole.fit()
     part = session(*common, folder="part")
-    interrupt(part, at)
+    interrupt(part, at, signal.SIGINT if at == 9 else signal.SIGTERM)
     assert json.loads((tmp_path / "part" / "summary.json").read_text())["finished"] is False
     session(*common, "resume=true", folder="part").fit()
     folders = [tmp_path / name for name in ("part", "whole")]
