@@ -36,11 +36,23 @@ class AtomicFiles(TorchCheckpointIO):
             with open(temporary, "wb") as stream:
                 torch.save(checkpoint, stream)
             if file.exists():
-                os.replace(file, file.with_name("previous.ckpt"))
+                _keep(file, file.with_name("previous.ckpt"))
             os.replace(temporary, file)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _keep(file: Path, previous: Path) -> None:
+    """Make `previous` what `file` is, by a second link to it, so that `file` is never missing."""
+    link = previous.with_suffix(".tmp")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(file, link)
+    except OSError:  # a file system without links: `file` is missing for a moment, and `previous` is there
+        os.replace(file, previous)
+        return
+    os.replace(link, previous)
 
 
 class Checkpoints(Checkpoint):
@@ -190,11 +202,11 @@ def _set_random(method: pl.LightningModule, states: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"], method.device)
 
 
-def load(file: str | Path, key: str = "ckpt") -> dict[str, Any]:
-    """A checkpoint of ours as a dictionary, tensors on the CPU.
+def read(file: str | Path, key: str = "ckpt") -> Any:
+    """Whatever a checkpoint file holds, tensors on the CPU; `.safetensors` too.
 
     Raises:
-        UserError: missing, truncated, holding anything but tensors and plain values, or not ours.
+        UserError: missing, truncated, or holding anything but tensors and plain values.
     """
     path = Path(file).expanduser()
     if not path.is_file():
@@ -202,7 +214,11 @@ def load(file: str | Path, key: str = "ckpt") -> dict[str, Any]:
         remedy = f"did you mean {', '.join(map(str, near))}?" if near else f"looked at {path.absolute()}"
         raise UserError(f"{key}={file}", "is not a file", remedy)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{key}={file}",
@@ -213,11 +229,25 @@ def load(file: str | Path, key: str = "ckpt") -> dict[str, Any]:
         raise UserError(
             f"{key}={file}", f"cannot be read; it may be truncated ({str(error)[:100]})", "use another checkpoint"
         ) from error
-    if not isinstance(state, dict) or KEY not in state or "state_dict" not in state:
+
+
+def is_ours(content: Any) -> bool:
+    """Was it written by `Checkpoints`?"""
+    return isinstance(content, dict) and KEY in content and "state_dict" in content
+
+
+def load(file: str | Path, key: str = "ckpt") -> dict[str, Any]:
+    """A checkpoint of ours as a dictionary, tensors on the CPU.
+
+    Raises:
+        UserError: as `read`, or not ours.
+    """
+    state = read(file, key)
+    if not is_ours(state):
         raise UserError(
             f"{key}={file}", "was not written by train.py", "give the checkpoints/last.ckpt of a run folder"
         )
-    return state
+    return state  # type: ignore[no-any-return]
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra import compose
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from siamese import build, checkpoint, run
+from siamese import build, checkpoint, foreign, run
 from siamese.data import DataSet
 from siamese.errors import UserError, check_number
 from siamese.evaluation.features import Features, extract, raw_pixels
@@ -40,9 +43,18 @@ class LinearEvaluation:
         if OmegaConf.is_missing(cfg, "ckpt"):
             raise UserError("ckpt=", "no checkpoint was given", "give ckpt=outputs/…/checkpoints/last.ckpt")
         self.file = build.as_path(cfg.ckpt)
-        state = checkpoint.load(cfg.ckpt)
-        meta = state[checkpoint.KEY]
-        self.trained: DictConfig = OmegaConf.create(meta["config"])
+        state = checkpoint.read(cfg.ckpt)
+        self.ours = checkpoint.is_ours(state)
+        self.format = "train.py's own"
+        tensors: dict[str, torch.Tensor] = {}
+        self.trained: DictConfig
+        if self.ours:
+            if cfg.foreign:
+                raise UserError(f"foreign={cfg.foreign}", "this checkpoint holds its own config", "leave it out")
+            self.trained = OmegaConf.create(state[checkpoint.KEY]["config"])
+        else:
+            self.format, tensors = foreign.recognise(cfg.ckpt, state)
+            self.trained = self._described(len(tensors))
         given = {k: v for k, v in cfg.data.items() if v is not None}
         for key in [k for k in given if k not in self.trained.data]:
             raise UserError(
@@ -66,28 +78,55 @@ class LinearEvaluation:
         self.data: DataSet = build.data_set(self.trained)
         if not self.data.labelled or self.data.test is None or not len(self.data.test):
             raise UserError(f"data={self.data.name}", "has no labels or no test part", "linear evaluation needs both")
-        if self.data.num_classes != meta["num_classes"]:
+        classes = state[checkpoint.KEY]["num_classes"] if self.ours else self.data.num_classes
+        if self.data.num_classes != classes:
             raise UserError(
                 f"data={self.data.name}",
-                f"has {self.data.num_classes} classes now, {meta['num_classes']} when the checkpoint was trained",
+                f"has {self.data.num_classes} classes now, {classes} when the checkpoint was trained",
                 "check data.path",
             )
         pl.seed_everything(self.trained.seed, verbose=False)  # the untrained backbone is the one that was trained
         self.backbone = build.backbone(self.trained)
         self.untrained = build.backbone(self.trained)
         self.untrained.load_state_dict(self.backbone.state_dict())
+        if not self.ours:
+            foreign.fill(cfg.ckpt, self.format, self.backbone, tensors)
+        else:
+            self._fill(state)
+        for network in (self.backbone, self.untrained):
+            channels_last(network).to(self.device).requires_grad_(False).eval()
+
+    def _described(self, tensors: int) -> DictConfig:
+        """The config of a run that could have made somebody else's checkpoint, from `foreign`."""
+        if not self.cfg.foreign:
+            raise UserError(
+                f"ckpt={self.cfg.ckpt}",
+                f"was not written by train.py ({self.format}, {tensors} tensors of a backbone)",
+                "say what it is and on what to judge it, as in foreign=[backbone:resnet50,data:imagenet,data.path:DIR]",
+            )
+        try:
+            described = compose("train", overrides=[str(o).replace(":", "=", 1) for o in self.cfg.foreign])
+            OmegaConf.resolve(described)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(
+                f"foreign={list(self.cfg.foreign)}", str(error).splitlines()[0], "give settings of train.py"
+            ) from error
+        OmegaConf.set_struct(described, False)
+        described.method.name = "checkpoint"
+        return described
+
+    def _fill(self, state: dict[str, Any]) -> None:
         try:
             self.backbone.load_state_dict(checkpoint.backbone_state(state))
         except RuntimeError as error:
             raise UserError(
-                f"ckpt={cfg.ckpt}", f"does not fit its own backbone ({error})", "use another checkpoint"
+                f"ckpt={self.cfg.ckpt}", f"does not fit its own backbone ({error})", "use another checkpoint"
             ) from error
-        for network in (self.backbone, self.untrained):
-            channels_last(network).to(self.device).requires_grad_(False).eval()
 
     def run(self) -> dict[str, Any]:
         """Extract, choose, score; print the table and write results.json."""
         data, name = self.data, self.trained.method.name
+        self.console.print(f"checkpoint: {self.format}", highlight=False, soft_wrap=True)
         loading = build.Loading.of(self.trained, self.device)
         view = build.clean_view(self.trained)
         assert data.test is not None
@@ -103,10 +142,11 @@ class LinearEvaluation:
             "schema": 1,
             "ckpt": str(self.file),
             "ckpt_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
+            "format": self.format,
             "method": name,
             "data": data.name,
             "backbone": self.trained.backbone.name,
-            "epochs": self.trained.epochs,
+            "epochs": self.trained.epochs if self.ours else None,
             "seed": self.trained.seed,
             "protocol": PROTOCOL,
             "knn": {"k": self.cfg.eval.knn.k, "temperature": self.cfg.eval.knn.temperature},

@@ -1,0 +1,75 @@
+"""Other people's checkpoints: recognised by the names of their tensors, and loaded whole or not at all."""
+
+import re
+from typing import Any
+
+from torch import Tensor, nn
+
+from siamese.errors import UserError
+
+# What the file is, how its backbone's tensors begin. The first whose beginning occurs is taken, so the
+# longer ones come first. Names: facebookresearch/moco, /moco-v3 and /simsiam, solo-learn, lightly.
+FORMATS = (
+    ("official MoCo v1 or v2", "module.encoder_q."),
+    ("official MoCo v3", "module.base_encoder."),
+    ("official SimSiam", "module.encoder."),
+    ("Lightning file (solo-learn, lightly)", "backbone."),
+    ("Lightning file (older solo-learn)", "encoder."),
+    ("state dict of a DataParallel module", "module."),
+    ("plain state dict (torchvision, timm)", ""),
+)
+HEADS = ("fc.", "head.", "heads.", "classifier.")  # of the backbone's own class; never what is probed
+# lightly's examples make nn.Sequential of a torchvision ResNet's children.
+CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+
+def recognise(file: str, content: Any) -> tuple[str, dict[str, Tensor]]:
+    """A loaded file to (format, the backbone's tensors under the backbone's own names, heads left out).
+
+    Raises:
+        UserError: there are no tensors in it.
+    """
+    state = content
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    if not tensors:
+        raise UserError(f"ckpt={file}", "holds no named tensors", "give a checkpoint or a state dict")
+    name, prefix = next((n, p) for n, p in FORMATS if any(k.startswith(p) for k in tensors))
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    if all(re.match(r"\d+\.", k) for k in found):
+        parts = {k: k.split(".", 1) for k in found}
+        found = {f"{CHILDREN.get(parts[k][0], parts[k][0])}.{parts[k][1]}": v for k, v in found.items()}
+        name += ", numbered children of a ResNet"
+    return name, {k: v for k, v in found.items() if not k.startswith(HEADS)}
+
+
+def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor]) -> None:
+    """Load the tensors into the backbone; every one must have its place, and every place its tensor.
+
+    Raises:
+        UserError: lists what is missing, left over, or of another shape.
+    """
+    own = backbone.state_dict()
+    wrong = {
+        "missing": [k for k in own if k not in found],
+        "left over": [k for k in found if k not in own],
+        "of another shape": [
+            f"{k} {tuple(found[k].shape)} for {tuple(own[k].shape)}"
+            for k in own
+            if k in found and found[k].shape != own[k].shape
+        ],
+    }
+    if any(wrong.values()):
+        told = "; ".join(
+            f"{len(names)} {what}: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
+            for what, names in wrong.items()
+            if names
+        )
+        raise UserError(
+            f"ckpt={file}", f"({kind}, {len(found)} tensors) does not fit the backbone: {told}",
+            "name the right one, as in foreign=[backbone:resnet50]",
+        )  # fmt: skip
+    backbone.load_state_dict(found)

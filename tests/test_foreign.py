@@ -1,0 +1,167 @@
+"""Other people's checkpoints, in the layouts of their official code, with random weights."""
+
+import itertools
+import json
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from siamese import build, checkpoint, foreign
+from siamese.errors import UserError
+from siamese.evaluation.protocol import LinearEvaluation
+
+
+def resnet(name="resnet50", fc=None):
+    torch.manual_seed(5)
+    net = torchvision.models.get_model(name)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    if fc is not None:
+        net.fc = fc
+    return net
+
+
+def mlp(*dims):
+    layers = []
+    for a, b in itertools.pairwise(dims):
+        layers += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def prefixed(prefix, module):
+    return {prefix + k: v for k, v in module.state_dict().items()}
+
+
+def moco_v2(net):
+    net.fc = nn.Sequential(nn.Linear(net.fc.in_features, 16), nn.ReLU(), nn.Linear(16, 8))
+    state = prefixed("module.encoder_q.", net) | prefixed("module.encoder_k.", resnet("resnet18"))
+    state |= {"module.queue": torch.randn(8, 64), "module.queue_ptr": torch.zeros(1, dtype=torch.int64)}
+    return {"epoch": 200, "arch": "resnet50", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
+
+
+def moco_v3(net):
+    net.fc = mlp(net.fc.in_features, 16, 8)
+    state = prefixed("module.base_encoder.", net) | prefixed("module.momentum_encoder.", resnet("resnet18"))
+    state |= prefixed("module.predictor.", mlp(8, 16, 8))
+    return {"epoch": 100, "arch": "resnet50", "state_dict": state, "optimizer": {}, "scaler": {}}
+
+
+def simsiam(net):
+    net.fc = mlp(net.fc.in_features, 16, 8)
+    return {"state_dict": prefixed("module.encoder.", net) | prefixed("module.predictor.", mlp(8, 16, 8)), "epoch": 99}
+
+
+def solo_learn(net):
+    net.fc = nn.Identity()
+    state = prefixed("backbone.", net) | prefixed("momentum_backbone.", resnet("resnet18"))
+    return {"state_dict": state | prefixed("projector.", mlp(4, 4)), "pytorch-lightning_version": "1.6"}
+
+
+def lightly(net):
+    state = prefixed("backbone.", nn.Sequential(*list(net.children())[:-1])) | prefixed("projection_head.", mlp(4, 4))
+    return {"state_dict": state}
+
+
+def linear_file(net):
+    return {"state_dict": prefixed("module.", net), "best_acc1": torch.tensor(67.0)}
+
+
+def plain(net):
+    return net.state_dict()
+
+
+LAYOUTS = {
+    moco_v2: "official MoCo v1 or v2",
+    moco_v3: "official MoCo v3",
+    simsiam: "official SimSiam",
+    solo_learn: "Lightning file",
+    lightly: "Lightning file (solo-learn, lightly), numbered children",
+    linear_file: "DataParallel",
+    plain: "plain state dict",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: f.__name__)
+def test_every_layout_gives_torchvisions_features_bit_by_bit(config, layout):
+    source = resnet()
+    expected = {k: v.clone() for k, v in source.state_dict().items() if not k.startswith("fc.")}
+    kind, found = foreign.recognise("f", layout(source))
+    assert kind.startswith(LAYOUTS[layout]) or LAYOUTS[layout] in kind
+    assert len(found) == len(expected) == 318
+    backbone = build.backbone(config("backbone=resnet50"))
+    foreign.fill("f", kind, backbone, found)
+    reference = torchvision.models.resnet50()
+    reference.fc = nn.Identity()
+    reference.load_state_dict(expected)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(backbone.eval()(x), reference.eval()(x))
+
+
+def test_timm(config):
+    torch.manual_seed(1)
+    source = timm.create_model("vit_tiny_patch16_224", num_classes=7)
+    kind, found = foreign.recognise("f", source.state_dict())
+    backbone = build.backbone(config("backbone=timm", "backbone.name=vit_tiny_patch16_224", "data.crop=224"))
+    foreign.fill("f", kind, backbone, found)
+    source.reset_classifier(0)
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(backbone.eval()(x), source.eval()(x))
+
+
+def test_what_does_not_fit_is_listed(config):
+    backbone = build.backbone(config("backbone=resnet50"))
+    kind, found = foreign.recognise("f", simsiam(resnet()))
+    missing = {k: v for k, v in found.items() if k != "bn1.weight"}
+    with pytest.raises(UserError, match="1 missing: bn1.weight"):
+        foreign.fill("f", kind, backbone, missing)
+    with pytest.raises(UserError, match="1 left over: more"):
+        foreign.fill("f", kind, backbone, {**found, "more": torch.zeros(1)})
+    with pytest.raises(UserError, match=r"1 of another shape: conv1.weight \(64, 3, 3, 3\) for \(64, 3, 7, 7\)"):
+        foreign.fill("f", kind, backbone, {**found, "conv1.weight": torch.zeros(64, 3, 3, 3)})
+    with pytest.raises(UserError, match="official SimSiam, 318 tensors"):
+        foreign.fill("f", kind, build.backbone(config("backbone=resnet18")), found)
+    with pytest.raises(UserError, match="no named tensors"):
+        foreign.recognise("f", {"epoch": 3})
+
+
+@pytest.mark.parametrize("suffix", ["pth.tar", "safetensors"])
+def test_a_foreign_file_is_evaluated_from_end_to_end(config, tmp_path, suffix):
+    file = tmp_path / f"checkpoint.{suffix}"
+    source = resnet("resnet18")
+    if suffix == "safetensors":
+        save_file({k: v.contiguous() for k, v in source.state_dict().items()}, file)
+    else:
+        torch.save(simsiam(source), file)
+    common = (f"ckpt={file}", f"run_dir={tmp_path / 'e'}", "eval.linear.epochs=2")
+    with pytest.raises(UserError, match=r"was not written by train.py .*120 tensors.*foreign=\[backbone:resnet50"):
+        LinearEvaluation(config(*common, name="eval_linear"))
+    with_typo = config(*common, "foreign=[backbone:resnet18,dta:digits]", name="eval_linear")
+    with pytest.raises(UserError, match="foreign=.*give settings of train.py"):
+        initialised(with_typo)
+    evaluation = initialised(config(*common, "foreign=[backbone:resnet18,data:digits]", name="eval_linear"))
+    results = evaluation.run()
+    kind = "plain state dict" if suffix == "safetensors" else "official SimSiam"
+    assert results["format"].startswith(kind)
+    assert 0 < results["knn_top1"] <= 1
+    assert json.loads((tmp_path / "e" / "results.json").read_text())["epochs"] is None
+    trained = source.state_dict()
+    assert all(torch.equal(v, trained[k]) for k, v in evaluation.backbone.state_dict().items())
+    assert checkpoint.is_ours({}) is False
+
+
+def initialised(cfg):
+    """As inside of hydra.main, where the search path is known."""
+    from hydra import initialize_config_dir
+
+    from siamese.cli import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return LinearEvaluation(cfg)
