@@ -85,7 +85,10 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
             say(str(error))
             sys.exit(2)
         except Stopped as error:
-            say(str(error))
+            from siamese.distributed import is_first
+
+            if is_first():  # the other processes stop for the same reason
+                say(str(error))
             sys.exit(1)
 
     try:

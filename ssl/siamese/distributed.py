@@ -167,6 +167,15 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(x.item())
 
 
+def on_all_ranks(flag: Tensor) -> Tensor:
+    """Is the bool scalar true on every rank? Every rank must ask; nothing waits for the device."""
+    if world_size() == 1:
+        return flag
+    x = flag.float()
+    dist.all_reduce(x, op=dist.ReduceOp.MIN)
+    return x > 0
+
+
 def gather_bytes(x: Tensor, device: torch.device) -> Tensor:
     """A uint8 tensor (n,) on the host of each rank to (world_size, n) on the host of every rank."""
     return gather(x.to(device).unsqueeze(0)).cpu()

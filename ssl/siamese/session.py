@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from rich.console import Console
 
 from siamese import build, checkpoint, report, run, sweep
@@ -147,8 +148,11 @@ class Session:
                 ckpt_path=None if self.ckpt is None else str(self.ckpt),
                 weights_only=True,
             )
-        except Stopped:
-            self._summary({}, finished=False)
+        except Exception as error:
+            if isinstance(error, Stopped):
+                self._summary({}, finished=False)
+            if isinstance(self.trainer.strategy.launcher, _SubprocessScriptLauncher):
+                self.trainer.strategy.launcher.kill(signal.SIGKILL)  # they would wait for this process
             raise
         except Interrupted as stop:
             self._interrupted(stop.signum)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from siamese.augment import Views
@@ -89,6 +90,8 @@ class Method(pl.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         if self.views is not None:
             self.views.start(rank())
+        if rank():  # dropout and the like; the weights are made, from the same seed on every rank
+            torch.manual_seed(torch.initial_seed() + rank())
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """(B, 3, H, W) uint8 images, labels, aspects to a `Batch` of views."""

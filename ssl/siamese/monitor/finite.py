@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from siamese.checkpoint import Checkpoints
+from siamese.distributed import on_all_ranks
 from siamese.errors import Stopped, UserError
 from siamese.methods import Method
 
@@ -42,7 +43,9 @@ class FiniteGradients(pl.Callback):
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         seen = [self.loss] if scaled or not grads else torch._foreach_norm(grads)
-        good = torch.isfinite(torch.stack([x.float() for x in seen]).sum())  # same on all ranks: averaged gradients
+        good = torch.isfinite(torch.stack([x.float() for x in seen]).sum())
+        if seen[0] is self.loss:  # each rank has its own; the averaged gradients are the same on all
+            good = on_all_ranks(good)
         if self.how == "skip":
             if not good:
                 self.skipped += 1
