@@ -87,6 +87,13 @@ def test_the_same_seed_gives_the_same_weights(session):
     assert not torch.equal(other.method.backbone.layers[0].weight, weights[0]["backbone.layers.0.weight"])
 
 
+def test_deterministic_is_lightnings(session, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, **_: asked.append(mode))
+    session("deterministic=true")
+    assert asked == [True]
+
+
 def test_monitors_and_pictures_change_nothing_in_the_run(session):
     weights = []
     for every in (0, 1):
