@@ -10,7 +10,7 @@ import torch
 from equality import CASES
 from torch import nn
 
-from siamese.distributed import SplitBatchNorm, SyncBatchNorm, convert_batchnorm
+from siamese.distributed import SplitBatchNorm, SyncBatchNorm, convert_batchnorm, is_first
 from siamese.errors import UserError
 
 HERE = Path(__file__).parent
@@ -119,3 +119,32 @@ def test_splits_that_do_not_divide_the_batch_are_refused(config):
     method.check(4096, 12)
     with pytest.raises(UserError, match="bn_splits=3"):
         method.check(4096, 16)
+
+
+def test_a_batchnorm_with_an_activation_is_refused(config):
+    """Made a plain one, timm's BatchNormAct2d would lose its activation without a word."""
+    import timm
+
+    network = timm.create_model("efficientnet_b0", num_classes=0)
+    with pytest.raises(UserError, match="BatchNormAct2d"):
+        convert_batchnorm(network, SyncBatchNorm)
+    convert_batchnorm(timm.create_model("resnet18", num_classes=0), SyncBatchNorm)
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+        ({"RANK": "8", "LOCAL_RANK": "0"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+    ],
+)
+def test_who_speaks_before_a_process_group_is_up(monkeypatch, environment, first):
+    for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert is_first() is first

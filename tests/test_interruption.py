@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 
 from siamese import checkpoint
 from siamese.errors import Stopped, UserError
@@ -107,9 +109,6 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_bit_by_bit(session, tmp_pat
 
 
 def test_streamed_images_go_on_where_they_were(session, tmp_path):
-    import numpy as np
-    from PIL import Image
-
     photos = tmp_path / "photos"
     photos.mkdir()
     for i in range(40):
@@ -239,6 +238,40 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(session, tmp_path):
     assert state(run.checkpoints.file)["global_step"] == 22
     assert os.path.exists("/dev/full")
     assert sorted(os.listdir(run.checkpoints.file.parent)) == ["last.ckpt"]
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_write(session):
+    """The first bytes fit; torch then hides the disk's error behind one of its own."""
+    run = session("epochs=2")
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        with pytest.raises(Stopped, match=r"step 22: .*cannot be written .*none is there yet"):
+            run.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(run.checkpoints.file.parent) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_to_the_whole_group_does_not_kill_the_workers(tmp_path, tiny, signum):
+    """As SLURM and systemd send it."""
+    for i in range(40):
+        pixels = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+    process = start(
+        [*tiny, "data=folder", "data.path=photos", "data.size=24", "data.crop=16", "batch_size=4", "backbone=small",
+         "method=simsiam", "data.resident=false", "data.workers=2", "epochs=500", "run_dir=r"], tmp_path,
+    )  # fmt: skip
+    while not (tmp_path / "r" / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.killpg(process.pid, signum)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, err
+    assert "saved at step" in out
 
 
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(session, tmp_path):

@@ -38,8 +38,10 @@ class AtomicFiles(TorchCheckpointIO):
             if file.exists():
                 _keep(file, file.with_name("previous.ckpt"))
             os.replace(temporary, file)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # torch hides what the disk said behind an error of its own
             raise
 
 

@@ -8,6 +8,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from siamese.errors import UserError
+
 
 def rank() -> int:
     """This process's place among all, 0 when alone."""
@@ -16,8 +18,10 @@ def rank() -> int:
 
 def is_first() -> bool:
     """Is this the process that speaks and writes? Known before a process group is up."""
-    launched = next((os.environ[key] for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if key in os.environ), "0")
-    return rank() == 0 and launched == "0"
+    if "RANK" in os.environ:
+        return rank() == 0 and os.environ["RANK"] == "0"
+    # A process that Lightning starts inside of a SLURM shell has that shell's SLURM_PROCID and its own LOCAL_RANK.
+    return rank() == 0 and all(os.environ.get(key, "0") == "0" for key in ("SLURM_PROCID", "LOCAL_RANK"))
 
 
 def world_size() -> int:
@@ -152,10 +156,21 @@ class SplitBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def convert_batchnorm(network: nn.Module, kind: type[nn.modules.batchnorm._BatchNorm]) -> None:
-    """Make every BatchNorm in `network` one of `kind`, in place: same parameters, buffers and state dict."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.__class__ = kind
+    """Make every BatchNorm in `network` one of `kind`, in place: same parameters, buffers and state dict.
+
+    Raises:
+        UserError: a BatchNorm of another kind, such as timm's with an activation, which would be lost.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, kind)
+    for module in norms:
+        if type(module) not in plain:
+            raise UserError(
+                "backbone", f"has {type(module).__name__}, which cannot be synchronised or split here",
+                "choose a backbone with plain BatchNorm, or one CPU process and method.bn_splits=1",
+            )  # fmt: skip
+    for module in norms:
+        module.__class__ = kind
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

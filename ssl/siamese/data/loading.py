@@ -1,5 +1,7 @@
 """How batches of uint8 images reach the device: out of a resident tensor, or out of worker processes."""
 
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +59,14 @@ class Files(Dataset[tuple[Tensor, int, float, str]]):
 def _collate(samples: list[tuple[Tensor, int, float, str]]) -> tuple[Tensor, Tensor, Tensor, list[str]]:
     images, labels, aspects, errors = zip(*samples, strict=True)
     return torch.stack(images), torch.tensor(labels), torch.tensor(aspects), [e for e in errors if e]
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    """A signal to all processes of a run ends it by its main process, which saves first. SIGTERM cannot be
+    ignored, since torch ends its workers by it; in a process group of their own a group's does not reach them."""
+    os.setpgid(0, 0)
+    for signum in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class EpochSampler(Sampler[int]):
@@ -137,6 +147,7 @@ class Loader:
                 drop_last=shuffle,
                 pin_memory=self.device.type == "cuda",
                 persistent_workers=workers > 0,
+                worker_init_fn=_leave_signals_to_main,
                 generator=torch.Generator(),  # its draws are none of the run's
             )
         else:
