@@ -58,3 +58,16 @@ TINY = ("epochs=1", "backbone.widths=[4,8]", "monitor.every=1", "eval.linear.epo
 def tiny() -> tuple[str, ...]:
     """Overrides that make a run of seconds."""
     return TINY
+
+
+@pytest.fixture
+def session(config, tiny, tmp_path):
+    """Builds and starts a run without the command line."""
+    from siamese.session import Session
+
+    def make(*overrides, folder="run"):
+        made = Session(config(*tiny, f"run_dir={tmp_path / folder}", *overrides))
+        made.start()
+        return made
+
+    return make

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from lightly.utils.debug import std_of_l2_normalized
@@ -18,6 +20,12 @@ def test_rankme_of_an_uneven_spectrum():
     z = torch.zeros(5, 3, dtype=torch.float64)
     z[:3] = torch.diag(p)
     assert health.rankme(z) == pytest.approx(2**1.5, rel=1e-4)  # entropy of 1.5 bits
+
+
+def test_rankme_of_what_is_not_finite():
+    z = torch.randn(10, 4)
+    z[3, 2] = float("nan")
+    assert math.isnan(health.rankme(z))
 
 
 def test_relative_std():

@@ -18,20 +18,10 @@ import torch
 from PIL import Image
 
 from siamese import checkpoint
+from siamese.csv_log import CsvLog
 from siamese.errors import Stopped, UserError
-from siamese.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def session(config, tiny, tmp_path):
-    def make(*overrides, folder="run"):
-        made = Session(config(*tiny, f"run_dir={tmp_path / folder}", *overrides))
-        made.start()
-        return made
-
-    return make
 
 
 class SignalAt(pl.Callback):
@@ -108,12 +98,18 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_bit_by_bit(session, tmp_pat
     assert losses(folders[0] / "metrics.csv") == losses(folders[1] / "metrics.csv")
 
 
-def test_streamed_images_go_on_where_they_were(session, tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 40 small images without labels."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
     for i in range(40):
         pixels = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(photos / f"{i}.png")
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+def test_streamed_images_go_on_where_they_were(session, tmp_path, photos):
     common = ("data=folder", f"data.path={photos}", "data.size=24", "data.crop=16", "batch_size=4", "method=moco",
               "method.queue_size=8", "method.bn_splits=2", "data.resident=false", "data.workers=1", "backbone=small",
               "epochs=2")  # fmt: skip
@@ -135,6 +131,18 @@ def start(arguments, folder, **environment):
     )
 
 
+def wait_for(process, condition):
+    """Until it holds; a process that ends before has failed."""
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+def written(file):
+    """When it was, 0 for never."""
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
 def kill_all(process):
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -152,10 +160,8 @@ def test_killed_ten_times_at_random_moments(tmp_path):
     dice, steps, kills = random.Random(0), [], 0
     part = start([*KILLED, "run_dir=part"], tmp_path)
     while kills < 10:
-        before = file.stat().st_mtime_ns if file.exists() else 0
-        while part.poll() is None and (file.stat().st_mtime_ns if file.exists() else 0) == before:
-            time.sleep(0.002)
-        assert part.poll() is None, part.communicate()
+        before = written(file)
+        wait_for(part, lambda before=before: written(file) != before)
         time.sleep(dice.uniform(0, 0.25))  # some steps further, or while a checkpoint is written
         kill_all(part)
         kills += 1
@@ -181,18 +187,14 @@ def test_two_processes_go_on_bit_by_bit(tmp_path):
     assert whole.returncode == 0, err
     file = tmp_path / "part" / "checkpoints" / "last.ckpt"
     part = start([*two, "run_dir=part"], tmp_path)
-    while not file.exists():
-        assert part.poll() is None, part.communicate()
-        time.sleep(0.01)
+    wait_for(part, file.exists)
     part.send_signal(signal.SIGTERM)
     out, err = part.communicate(timeout=60)
     assert part.returncode == 128 + signal.SIGTERM, err
     assert "SIGTERM at step" in out
-    before = file.stat().st_mtime_ns
+    before = written(file)
     part = start([*two, "run_dir=part", "resume=true"], tmp_path)
-    while file.stat().st_mtime_ns == before:
-        assert part.poll() is None, part.communicate()
-        time.sleep(0.01)
+    wait_for(part, lambda: written(file) != before)
     kill_all(part)
     part = start([*two, "run_dir=part", "resume=auto"], tmp_path)
     _, err = part.communicate(timeout=120)
@@ -208,9 +210,7 @@ def test_slurms_warning_requeues_the_job(tmp_path, tiny):
     scontrol.chmod(scontrol.stat().st_mode | stat.S_IEXEC)
     arguments = [*tiny, "method=simsiam", "epochs=500", "run_dir=r", "resume=auto"]
     process = start(arguments, tmp_path, SLURM_JOB_ID="4711", PATH=f"{tools}:{os.environ['PATH']}")
-    while not (tmp_path / "r" / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    wait_for(process, (tmp_path / "r" / "checkpoints" / "last.ckpt").exists)
     process.send_signal(signal.SIGUSR1)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1, err
@@ -254,20 +254,28 @@ def test_a_disk_that_fills_in_the_middle_of_a_write(session):
     assert os.listdir(run.checkpoints.file.parent) == []
 
 
+@pytest.mark.slow
+def test_two_processes_end_together_where_the_disk_refuses_the_first(tmp_path):
+    """One line, exit code 1, and nobody waits for anybody."""
+    command = [sys.executable, str(ROOT / "train.py"), *KILLED, "trainer=ddp", "trainer.accelerator=cpu",
+               "trainer.devices=2", "run_dir=r"]  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", *command],
+        cwd=tmp_path, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("error: step 7: the checkpoint r/checkpoints/last.ckpt cannot be written") == 1
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["finished"] is False
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_to_the_whole_group_does_not_kill_the_workers(tmp_path, tiny, signum):
+def test_a_signal_to_the_whole_group_does_not_kill_the_workers(tmp_path, tiny, photos, signum):
     """As SLURM and systemd send it."""
-    for i in range(40):
-        pixels = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        (tmp_path / "photos").mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
     process = start(
-        [*tiny, "data=folder", "data.path=photos", "data.size=24", "data.crop=16", "batch_size=4", "backbone=small",
+        [*tiny, "data=folder", f"data.path={photos}", "data.size=24", "data.crop=16", "batch_size=4", "backbone=small",
          "method=simsiam", "data.resident=false", "data.workers=2", "epochs=500", "run_dir=r"], tmp_path,
     )  # fmt: skip
-    while not (tmp_path / "r" / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    wait_for(process, (tmp_path / "r" / "checkpoints" / "last.ckpt").exists)
     os.killpg(process.pid, signum)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, err
@@ -292,12 +300,57 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(session, tmp_path):
 
 
 def test_resuming_a_finished_run(session, tmp_path):
-    session().fit()
-    with pytest.raises(UserError, match="finished its 1 epochs; give more epochs="):
+    run = session()
+    run.fit()
+    run.finish()
+    with pytest.raises(UserError, match=f"run_dir={tmp_path}/run: .*finished its 1 epochs; give more epochs="):
         session("resume=true")
     longer = session("resume=true", "epochs=2")
     longer.fit()
     assert longer.trainer.global_step == 2 * (1438 // 64)
+
+
+def test_killed_before_the_closing_table(session, tmp_path):
+    """All epochs are saved, no summary says finished: the table is made then."""
+    whole = session(folder="whole")
+    whole.fit()
+    session().fit()
+    again = session("resume=true")
+    again.fit()
+    assert again.trainer.global_step == 1438 // 64
+    assert again.finish() == whole.finish()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"] is True
+
+
+def test_what_may_change_when_a_run_goes_on(session):
+    common = ("trainer.accumulate_grad_batches=2", "epochs=2")
+    interrupt(session(*common), 13)
+    with pytest.raises(UserError, match="accumulate_grad_batches, in the middle of an epoch"):
+        session("resume=true", "epochs=2")
+    with pytest.raises(UserError, match="another data"):
+        session("resume=true", *common, "data.split_seed=3")
+    session("resume=true", *common, "data.workers=1", "data.resident=true").fit()
+
+
+def test_rows_that_will_be_made_again_are_dropped(tmp_path):
+    """Lightning numbers the loss of the step after S by S, and what is measured after step S too."""
+    log = CsvLog(tmp_path / "metrics.csv")
+    for step in (18, 19, 20):
+        log.log_metrics({"loss": 0.1 * step}, step=step)
+    log.log_metrics({"knn_top1": 0.5}, step=20)
+    CsvLog(tmp_path / "metrics.csv", keep_to=20)
+    with (tmp_path / "metrics.csv").open(newline="") as stream:
+        kept = [(int(row["step"]), bool(row["loss"])) for row in csv.DictReader(stream)]
+    assert kept == [(18, True), (19, True), (20, False)]
+
+
+def test_a_collapse_is_remembered_over_an_interruption(session):
+    run = session("epochs=2")
+    run.monitor.collapsed_at = 1
+    interrupt(run, 30)
+    again = session("epochs=2", "resume=true")
+    again.fit()
+    assert again.monitor.collapsed_at == 1
 
 
 def test_auto_starts_where_there_is_nothing_to_continue(session):
@@ -322,6 +375,23 @@ def test_a_gradient_that_is_not_finite_stops_the_run(session):
         run.fit()
     assert all(p.isfinite().all() for p in run.method.parameters())
     assert state(run.checkpoints.file)["global_step"] == 22
+
+
+def test_a_last_forward_pass_that_is_not_finite_is_no_crash_and_no_collapse(session):
+    run = session("on_nonfinite=skip", "on_collapse=stop")
+    original, count = run.method.loss, iter(range(100))
+
+    def loss(views):
+        value = original(views)
+        if next(count) == 1438 // 64 - 1:
+            run.method.projection = run.method.projection * float("nan")
+            return value * float("nan")
+        return value
+
+    run.method.loss = loss
+    run.fit()
+    assert run.finite.skipped == 1
+    assert run.monitor.collapsed_at is None
 
 
 @pytest.mark.parametrize("method", ["moco", "byol"])

@@ -19,7 +19,6 @@ from PIL import Image
 from siamese import checkpoint
 from siamese.errors import Stopped, UserError
 from siamese.methods import Batch
-from siamese.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ["simclr", "moco", "moco_v1", "moco_v3", "byol", "simsiam", "supervised"]
@@ -28,18 +27,6 @@ METHODS = ["simclr", "moco", "moco_v1", "moco_v3", "byol", "simsiam", "supervise
 def rows_of(file):
     with file.open(newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-@pytest.fixture
-def session(config, tiny, tmp_path):
-    """Builds and starts a run without the command line."""
-
-    def make(*overrides, folder="run"):
-        made = Session(config(*tiny, f"run_dir={tmp_path / folder}", *overrides))
-        made.start()
-        return made
-
-    return make
 
 
 @pytest.mark.parametrize("method", METHODS)

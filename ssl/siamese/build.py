@@ -52,6 +52,11 @@ def check_scalars(cfg: DictConfig) -> None:
         check_number("method.loss.chunk", chunk, 1)
 
 
+def content(data: dict[str, Any]) -> dict[str, Any]:
+    """What of `conf/data` decides which images a run sees, and how; not how they reach the device."""
+    return {k: v for k, v in data.items() if k not in LOADING or k in ("crop", "center", "mean", "std")}
+
+
 def data_set(cfg: DictConfig) -> DataSet:
     """`conf/data` to a data set."""
     arguments = {k: v for k, v in cfg.data.items() if k not in LOADING}

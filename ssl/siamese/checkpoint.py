@@ -27,7 +27,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class AtomicFiles(TorchCheckpointIO):
     """How Lightning writes a checkpoint: to a temporary name beside it, then by renaming, so that a stop at
     any moment leaves a whole file, `last.ckpt` or `previous.ckpt`. (Lightning's own way makes the file in
-    memory and moves it over from the system's temporary folder, which may be another disk.)"""
+    memory and moves it over from the system's temporary folder, which may be another disk.)
+
+    What the disk refuses is kept in `error` instead of raised: the first process writes, the others wait.
+    """
+
+    error: OSError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         file = Path(path)
@@ -40,9 +45,11 @@ class AtomicFiles(TorchCheckpointIO):
             os.replace(temporary, file)
         except BaseException as error:
             temporary.unlink(missing_ok=True)
-            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-                raise error.__context__ from None  # torch hides what the disk said behind an error of its own
-            raise
+            # torch hides what the disk said behind a RuntimeError of its own.
+            told = error.__context__ if isinstance(error, RuntimeError) else error
+            if not isinstance(told, OSError):
+                raise
+            self.error = told
 
 
 def _keep(file: Path, previous: Path) -> None:
@@ -72,6 +79,7 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, folder: Path, every_steps: int, meta: dict[str, Any]):
         self.file = folder / "last.ckpt"
+        self.files = AtomicFiles()  # for Lightning's strategy
         self.every_steps, self.meta = every_steps, meta
         self.saved_step = -1
         self.before_save: Callable[[pl.Trainer], None] = lambda trainer: None  # raises where nothing may be saved
@@ -84,17 +92,16 @@ class Checkpoints(Checkpoint):
         """Write `last.ckpt`.
 
         Raises:
-            Stopped: the disk is full, or otherwise refuses; what was there before is kept.
+            Stopped: on every rank, where the disk is full or otherwise refuses; what was there before is kept.
         """
         self.before_save(trainer)
-        try:
-            trainer.save_checkpoint(self.file)
-        except OSError as error:
+        trainer.save_checkpoint(self.file)
+        if any_rank(self.files.error is not None, trainer.strategy.root_device):
             kept = f"{self.file} of step {self.saved_step} is kept" if self.file.exists() else "none is there yet"
             raise Stopped(
-                f"step {trainer.global_step}: the checkpoint {self.file} cannot be written ({error}); {kept}; "
-                f"make room, then continue with resume=true run_dir={self.file.parent.parent}"
-            ) from error
+                f"step {trainer.global_step}: the checkpoint {self.file} cannot be written ({self.files.error}); "
+                f"{kept}; make room, then continue with resume=true run_dir={self.file.parent.parent}"
+            )
         self.saved_step = trainer.global_step
 
     # What is in it

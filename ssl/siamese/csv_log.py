@@ -18,8 +18,8 @@ class CsvLog(Logger):
 
     Args:
         file: where to; a row whose columns are new rewrites the header.
-        keep_to: of an existing file the rows of later steps go: a run that continues from this step makes
-            them again.
+        keep_to: of an existing file the rows of later steps go: a run that continues after so many steps
+            makes them again. (Lightning counts from 0: the loss in a row of this number belongs to the next step.)
     """
 
     def __init__(self, file: Path, keep_to: int | None = None):
@@ -29,7 +29,7 @@ class CsvLog(Logger):
         if file.exists():
             rows = self._rows()
             if keep_to is not None and is_first():
-                self._write([row for row in rows if int(row["step"]) <= keep_to])
+                self._write([row for row in rows if int(row["step"]) + bool(row.get("loss")) <= keep_to])
 
     def _rows(self) -> list[dict[str, Any]]:
         with self.file.open(newline="") as stream:

@@ -159,27 +159,27 @@ def convert_batchnorm(network: nn.Module, kind: type[nn.modules.batchnorm._Batch
     """Make every BatchNorm in `network` one of `kind`, in place: same parameters, buffers and state dict.
 
     Raises:
-        UserError: a BatchNorm of another kind, such as timm's with an activation, which would be lost.
+        UserError: as `plain_batchnorms`.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    plain = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, kind)
-    for module in norms:
-        if type(module) not in plain:
-            raise UserError(
-                "backbone", f"has {type(module).__name__}, which cannot be synchronised or split here",
-                "choose a backbone with plain BatchNorm, or one CPU process and method.bn_splits=1",
-            )  # fmt: skip
-    for module in norms:
+    for module in plain_batchnorms(network):
         module.__class__ = kind
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Is `flag` true on any rank? Every rank must ask; it waits for the device."""
-    if world_size() == 1:
-        return flag
-    x = torch.tensor([float(flag)], device=device)
-    dist.all_reduce(x, op=dist.ReduceOp.MAX)
-    return bool(x.item())
+def plain_batchnorms(network: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """Every BatchNorm in `network`.
+
+    Raises:
+        UserError: one is of another kind than torch's, such as timm's with an activation, which a conversion,
+            ours and torch's alike, would lose.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for module in norms:
+        if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            raise UserError(
+                "backbone", f"has {type(module).__name__}, which cannot be synchronised or split here",
+                "choose a backbone with plain BatchNorm, or one device and method.bn_splits=1",
+            )  # fmt: skip
+    return norms
 
 
 def on_all_ranks(flag: Tensor) -> Tensor:
@@ -189,6 +189,11 @@ def on_all_ranks(flag: Tensor) -> Tensor:
     x = flag.float()
     dist.all_reduce(x, op=dist.ReduceOp.MIN)
     return x > 0
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Is `flag` true on any rank? Every rank must ask; it waits for the device."""
+    return not bool(on_all_ranks(torch.tensor(not flag, device=device)))
 
 
 def gather_bytes(x: Tensor, device: torch.device) -> Tensor:

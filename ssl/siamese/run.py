@@ -79,6 +79,14 @@ def check(folder: Path, resume: bool | str, overwrite: bool) -> bool:
     return bool(resume) and saved
 
 
+def finished(folder: Path) -> bool:
+    """Has the run in it reached its closing table?"""
+    try:
+        return bool(json.loads((folder / "summary.json").read_text())["finished"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
 def start(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
     """Make the folder and write config.yaml into it. Of an overwritten run only our own files go."""
     if not is_first():

@@ -1,5 +1,6 @@
 """One pretraining run: build and check everything, train, report."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from rich.console import Console
 
 from siamese import build, checkpoint, report, run, sweep
 from siamese.csv_log import CsvLog
-from siamese.distributed import SyncBatchNorm, convert_batchnorm
+from siamese.distributed import SyncBatchNorm, convert_batchnorm, plain_batchnorms
 from siamese.errors import Interrupted, Stopped, UserError
 from siamese.evaluation import Features, raw_pixels
 from siamese.memory import channels_last, keep_freed_memory
@@ -65,10 +66,11 @@ class Session:
         self.run_id = self.state.get(checkpoint.KEY, {}).get("run_id") or uuid.uuid4().hex[:8]
         # Lightning places the model; the monitor's images and the resident set follow it there.
         self.trainer = build.trainer(cfg, [], [], self.method.sync_batchnorm)
-        self.trainer.strategy.checkpoint_io = checkpoint.AtomicFiles()
         device = self.trainer.strategy.root_device
-        if self.trainer.world_size > 1 and self.method.sync_batchnorm and device.type == "cpu":
-            convert_batchnorm(self.method, SyncBatchNorm)  # on GPUs Lightning puts torch's own in place
+        if self.trainer.world_size > 1 and self.method.sync_batchnorm:
+            plain_batchnorms(self.method)
+            if device.type == "cpu":
+                convert_batchnorm(self.method, SyncBatchNorm)  # on GPUs Lightning puts torch's own in place
         if self.trainer.world_size > 1 and run.in_sweep():
             raise UserError(
                 f"trainer.devices={self.trainer.world_size}",
@@ -90,8 +92,9 @@ class Session:
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", cfg.checkpoint.every_steps, meta)
         self.finite = FiniteGradients(cfg.on_nonfinite, self.checkpoints)
         self.checkpoints.before_save = self.finite.check
-        # In this order at the end of an epoch: measured, shown, saved.
-        self.trainer.callbacks += [self.monitor, self.progress, self.finite, self.checkpoints]  # type: ignore[attr-defined]
+        self.trainer.strategy.checkpoint_io = self.checkpoints.files
+        # In this order at the end of an epoch: found finite, measured, shown, saved.
+        self.trainer.callbacks += [self.finite, self.monitor, self.progress, self.checkpoints]  # type: ignore[attr-defined]
 
     def start(self) -> None:
         """Make the run folder; say what was picked; keep the untrained features."""
@@ -149,10 +152,13 @@ class Session:
                 weights_only=True,
             )
         except Exception as error:
+            launcher = self.trainer.strategy.launcher
+            if isinstance(launcher, _SubprocessScriptLauncher):
+                launcher.kill(signal.SIGKILL)  # they would wait for this process
+                launcher.procs.clear()  # and Lightning would end this one for their sake, before it has spoken
             if isinstance(error, Stopped):
-                self._summary({}, finished=False)
-            if isinstance(self.trainer.strategy.launcher, _SubprocessScriptLauncher):
-                self.trainer.strategy.launcher.kill(signal.SIGKILL)  # they would wait for this process
+                with contextlib.suppress(OSError):  # a full disk has been told already
+                    self._summary({}, finished=False)
             raise
         except Interrupted as stop:
             self._interrupted(stop.signum)
@@ -251,16 +257,24 @@ class Session:
         """The checkpoint to continue from."""
         file, state = checkpoint.newest(self.folder / "checkpoints")
         before, now = state[checkpoint.KEY]["config"], build.plain(self.cfg)
-        for group in ("method", "backbone", "data", "batch_size"):
-            if before[group] != now[group]:
-                raise UserError(
-                    f"resume={self.cfg.resume} run_dir={self.cfg.run_dir}".lower(),
-                    f"the run was started with another {group}",
-                    f"give the settings that {self.folder}/config.yaml holds",
-                )
-        if state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] >= self.cfg.epochs:
+        given = f"resume={str(self.cfg.resume).lower()} run_dir={self.cfg.run_dir}"
+        loop, key = state["loops"]["fit_loop"], "trainer.accumulate_grad_batches"
+        differing = [g for g in ("method", "backbone", "batch_size") if before[g] != now[g]]
+        if build.content(before["data"]) != build.content(now["data"]):
+            differing.append("data")
+        batches = loop["state_dict"]["combined_loader"][0]["batches"]  # of this epoch; see `Loader.state_dict`
+        if batches and OmegaConf.select(self.cfg, key) != OmegaConf.select(OmegaConf.create(before), key):
+            differing.append(key + ", in the middle of an epoch")
+        for group in differing:
             raise UserError(
-                f"resume={self.cfg.resume} run_dir={self.cfg.run_dir}".lower(),
+                given,
+                f"the run was started with another {group}",
+                f"give the settings that {self.folder}/config.yaml holds",
+            )
+        # One that ended before its closing table goes on with that.
+        if loop["epoch_progress"]["current"]["processed"] >= self.cfg.epochs and run.finished(self.folder):
+            raise UserError(
+                given,
                 f"the run has finished its {before['epochs']} epochs",
                 f"give more epochs=, or read {self.folder}/summary.json",
             )

@@ -54,12 +54,13 @@ def table(outcomes: list[dict[str, Any]]) -> Table:
     for name, members in groups.items():
         done = [m["summary"] for m in members if m["summary"]]
         failed = len(members) - len(done)
+        rates = [s["images_per_second"] for s in done if s["images_per_second"]]
         out.add_row(
             name,
             str(len(done)),
             _spread([100 * s["knn_top1"] for s in done if s.get("knn_top1") is not None]),
             _spread([100 * s["linear_top1"] for s in done if s.get("linear_top1") is not None]),
-            f"{statistics.mean(s['images_per_second'] for s in done):,.0f}" if done else "-",
+            f"{statistics.mean(rates):,.0f}" if rates else "-",
             str(failed) if failed else "",
         )
     return out

@@ -105,7 +105,7 @@ class EpochSampler(Sampler[int]):
 
 
 class Loader:
-    """Batches (images (B, 3, H, W) uint8, labels (B,), aspects (B,) or None) of a part.
+    """Batches (images (B, 3, H, W) uint8, labels (B,), aspects (B,) on the host or None) of a part.
 
     Args:
         part: the samples.
@@ -177,9 +177,10 @@ class Loader:
                 self._report(errors)
                 yield images, labels, aspects
             return
-        order = self.sampler.order()[self.sampler.first :].to(self.images.device)
-        for index in order.split(self.batch_size):
-            yield self.images[index], self.labels[index], None if self.aspects is None else self.aspects[index]
+        order = self.sampler.order()[self.sampler.first :]
+        on_device = order.to(self.images.device).split(self.batch_size)
+        for index, there in zip(order.split(self.batch_size), on_device, strict=True):
+            yield self.images[there], self.labels[there], None if self.aspects is None else self.aspects[index]
 
     def _load(self, workers: int) -> tuple[Tensor, Tensor]:
         images, labels = self.part.images, self.part.labels
@@ -188,7 +189,6 @@ class Loader:
             with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding leaves Python's lock
                 images, labels, self.aspects, errors = _collate(list(pool.map(files.__getitem__, range(len(files)))))
             self._report(errors)
-            self.aspects = self.aspects.to(self.device)
         return images.to(self.device), labels.to(self.device)
 
     def _report(self, errors: list[str]) -> None:

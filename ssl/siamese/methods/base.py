@@ -61,6 +61,7 @@ class Method(pl.LightningModule, ABC):
         self.optimizer_recipe = optimizer
         self.global_batch, self.steps_per_epoch = global_batch, steps_per_epoch
         self.step_skipped = False  # set where an optimiser step was left out; `drop_step` follows
+        self.latest_loss: Tensor | None = None  # detached
         self.projection: Tensor | None = None  # of the last step, detached: what the monitors watch
 
     @abstractmethod
@@ -93,6 +94,11 @@ class Method(pl.LightningModule, ABC):
         if rank():  # dropout and the like; the weights are made, from the same seed on every rank
             torch.manual_seed(torch.initial_seed() + rank())
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Images and labels; the aspects stay on the host, where the crops are drawn."""
+        images, labels, aspect = batch
+        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True), aspect
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """(B, 3, H, W) uint8 images, labels, aspects to a `Batch` of views."""
         assert self.views is not None
@@ -104,7 +110,8 @@ class Method(pl.LightningModule, ABC):
 
     def report(self, loss: Tensor, batch: Batch) -> Tensor:
         """Log the loss; it stays on the device."""
-        self.log("loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch.labels))
+        self.latest_loss = loss.detach()
+        self.log("loss", self.latest_loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch.labels))
         return loss
 
     def configure_optimizers(self) -> Any:

@@ -31,21 +31,17 @@ class FiniteGradients(pl.Callback):
         self.how, self.checkpoints = how, checkpoints
         self.skipped = 0
         self.first_bad: Tensor | None = None  # the step, on the device; -1 while all is well
-        self.loss: Tensor | None = None
-
-    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        self.loss = loss.detach()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        assert isinstance(pl_module, Method) and self.loss is not None
+        assert isinstance(pl_module, Method) and pl_module.latest_loss is not None
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        seen = [self.loss] if scaled or not grads else torch._foreach_norm(grads)
-        good = torch.isfinite(torch.stack([x.float() for x in seen]).sum())
-        if seen[0] is self.loss:  # each rank has its own; the averaged gradients are the same on all
-            good = on_all_ranks(good)
+        if scaled or not grads:  # each rank has a loss of its own; the averaged gradients are the same on all
+            good = on_all_ranks(torch.isfinite(pl_module.latest_loss))
+        else:
+            good = torch.isfinite(torch.stack([x.float() for x in torch._foreach_norm(grads)]).sum())
         if self.how == "skip":
             if not good:
                 self.skipped += 1
@@ -64,12 +60,13 @@ class FiniteGradients(pl.Callback):
         step = -1 if self.first_bad is None else int(self.first_bad)
         if step < 0:
             return
-        assert self.loss is not None
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        method = trainer.lightning_module
+        assert isinstance(method, Method) and method.latest_loss is not None
+        loss, rate = float(method.latest_loss), trainer.optimizers[0].param_groups[0]["lr"]
         last = self.checkpoints
         kept = f"{last.file} of step {last.saved_step}" if last.saved_step >= 0 else "none yet"
         raise Stopped(
-            f"step {step}: the gradient is not finite (loss {float(self.loss):.4g}, learning rate {rate:.4g}); "
+            f"step {step}: the gradient is not finite (loss {loss:.4g}, learning rate {rate:.4g}); "
             f"last good checkpoint: {kept}; lower optimizer.lr, or set on_nonfinite=skip and continue with resume=true"
         )
 
@@ -78,6 +75,9 @@ class FiniteGradients(pl.Callback):
     ) -> None:
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.check(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.check(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped}

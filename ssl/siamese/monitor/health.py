@@ -17,7 +17,9 @@ def relative_std(z: Tensor) -> float:
 
 def rankme(z: Tensor, eps: float = 1e-7) -> float:
     """Effective rank (RankMe, arXiv:2210.02885, equation 1) of z (N, D): exp of the entropy of the
-    normalised singular values; between 1 and min(N, D)."""
+    normalised singular values; between 1 and min(N, D), or nan where z is not finite."""
+    if not z.isfinite().all():
+        return float("nan")
     s = torch.linalg.svdvals(z.double())
     p = s / (s.sum() + eps) + eps
     return torch.exp(-(p * p.log()).sum()).item()

@@ -1,5 +1,6 @@
 """The monitor: is it learning, is it healthy? Labels stay on its side of the stop-gradient."""
 
+import math
 import time
 from typing import Any
 
@@ -123,7 +124,8 @@ class Monitor(pl.Callback):
         start = time.perf_counter()
         z = gather(pl_module.projection.float())[:RANK_SAMPLES]
         std, effective_rank = health.relative_std(z), health.rankme(z)
-        collapsed = health.collapsed(std, effective_rank)
+        # Not finite is not collapsed: `FiniteGradients` has stopped the run or counts the step.
+        collapsed = math.isfinite(effective_rank) and health.collapsed(std, effective_rank)
         if rank() == 0 and (collapsed or epoch % self.every == 0 or epoch == trainer.max_epochs):
             self.latest = {"projection_std": std, "projection_rank": effective_rank, **self.measure(pl_module)}
             for logger in trainer.loggers:
@@ -160,9 +162,11 @@ class Monitor(pl.Callback):
         return out
 
     def state_dict(self) -> dict[str, Any]:
-        if self.head is None or self.optimizer is None:
-            return {}
-        return {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state: dict[str, Any] = {"collapsed_at": self.collapsed_at}
+        if self.head is not None and self.optimizer is not None:
+            state |= {"head": self.head.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.state = state_dict or None
+        self.collapsed_at = state_dict["collapsed_at"]
+        self.state = state_dict if "head" in state_dict else None
