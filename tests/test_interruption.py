@@ -109,6 +109,20 @@ def photos(tmp_path):
     return folder
 
 
+def test_moved_images_are_found_and_others_are_not_taken_for_them(session, tmp_path, photos):
+    common = ("data=folder", "data.size=24", "data.crop=16", "batch_size=4", "backbone=small", "epochs=2",
+              "data.on_error=skip", "data.resident=false", "data.workers=0")  # fmt: skip
+    (photos / "0.png").write_bytes(b"no image")
+    interrupt(session(*common, f"data.path={photos}"), 15)
+    moved = photos.rename(tmp_path / "moved")
+    again = session(*common, f"data.path={moved}", "resume=true")
+    again.fit()
+    assert str(photos / "0.png") in again.loader.skipped  # met before the interruption
+    Image.new("RGB", (20, 20)).save(moved / "more.png")
+    with pytest.raises(UserError, match="started on 40 images, 41 are there now; check data.path"):
+        session(*common, f"data.path={moved}", "resume=true", "epochs=3")
+
+
 def test_streamed_images_go_on_where_they_were(session, tmp_path, photos):
     common = ("data=folder", f"data.path={photos}", "data.size=24", "data.crop=16", "batch_size=4", "method=moco",
               "method.queue_size=8", "method.bn_splits=2", "data.resident=false", "data.workers=1", "backbone=small",
@@ -254,6 +268,22 @@ def test_a_disk_that_fills_in_the_middle_of_a_write(session):
     assert os.listdir(run.checkpoints.file.parent) == []
 
 
+def test_a_disk_that_refuses_a_row_of_the_log(session, tmp_path):
+    run = session("epochs=2")
+    log = run.trainer.loggers[0]
+    original = log.log_metrics
+
+    def log_metrics(metrics, step=None):
+        if step is not None and step > 22:
+            log.file = Path("/dev/full")
+        original(metrics, step)
+
+    log.log_metrics = log_metrics
+    with pytest.raises(Stopped, match=r"step 29: /dev/full cannot be written .*No space left.*resume=true"):
+        run.fit()
+    assert state(run.checkpoints.file)["global_step"] == 22
+
+
 @pytest.mark.slow
 def test_two_processes_end_together_where_the_disk_refuses_the_first(tmp_path):
     """One line, exit code 1, and nobody waits for anybody."""
@@ -325,9 +355,9 @@ def test_killed_before_the_closing_table(session, tmp_path):
 def test_what_may_change_when_a_run_goes_on(session):
     common = ("trainer.accumulate_grad_batches=2", "epochs=2")
     interrupt(session(*common), 13)
-    with pytest.raises(UserError, match="accumulate_grad_batches, in the middle of an epoch"):
+    with pytest.raises(UserError, match=r"accumulate_grad_batches=1 \(was 2\)"):
         session("resume=true", "epochs=2")
-    with pytest.raises(UserError, match="another data"):
+    with pytest.raises(UserError, match=r"data.split_seed=3 \(was 10\)"):
         session("resume=true", *common, "data.split_seed=3")
     session("resume=true", *common, "data.workers=1", "data.resident=true").fit()
 

@@ -185,12 +185,55 @@ def test_a_stopped_run_continues_to_the_same_weights(session, tmp_path):
         assert steps == sorted(steps)  # the log of the first part is kept
 
 
-def test_resuming_another_recipe_is_refused(session, tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ("method=byol", "method.name=byol (was simsiam)"),
+        ("optimizer.lr=0.5", "optimizer.lr=0.5 (was 0.006)"),
+        ("trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed (was 32-true)"),
+        ("augment.flip_p=0.5", "augment.flip_p=0.5 (was 0.0)"),
+        ("seed=3", "seed=3 (was 0)"),
+    ],
+)
+def test_resuming_another_recipe_is_refused(session, tmp_path, changed, says):
     session("method=simsiam").fit()
     before = (tmp_path / "run" / "config.yaml").read_text()
-    with pytest.raises(UserError, match="started with another method"):
-        session("method=byol", "resume=true")
+    with pytest.raises(UserError, match="started with another recipe: ") as error:
+        session("method=simsiam", changed, "resume=true")
+    assert says in str(error.value)
     assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_a_run_that_starts_from_given_weights(session, tmp_path):
+    """Ours, or a plain state dict; the target network starts from them too, and the table shows them."""
+    first = session("method=simsiam")
+    first.fit()
+    file = first.checkpoints.file
+    plain = tmp_path / "backbone.pt"
+    torch.save(first.method.backbone.state_dict(), plain)
+    for given, kind in ((file, "train.py's own"), (plain, "plain state dict")):
+        run = session("method=byol", f"init_from={given}", "overwrite=true", folder="started")
+        assert run.started_from.startswith(kind)
+        for network in (run.method.backbone, run.method.target[0]):
+            state = network.state_dict()
+            assert all(torch.equal(v, state[k]) for k, v in first.method.backbone.state_dict().items())
+        assert run.trainer.global_step == 0
+    run.fit()
+    run.finish()
+    summary = json.loads((tmp_path / "started" / "summary.json").read_text())
+    assert set(summary["baselines"]) == {"raw_pixels", "random_init", "init_from"}
+    assert summary["baselines"]["random_init"] == pytest.approx(_finished(session, tmp_path)["random_init"])
+    with pytest.raises(UserError, match=r"init_from=.*does not fit the backbone.*backbone=resnet50"):
+        session(f"init_from={plain}", "backbone.widths=[4,16]", folder="other")
+    with pytest.raises(UserError, match="init_from=nowhere: is not a file"):
+        session("init_from=nowhere", folder="other")
+
+
+def _finished(session, tmp_path):
+    run = session("method=byol", folder="fresh")
+    run.fit()
+    run.finish()
+    return json.loads((tmp_path / "fresh" / "summary.json").read_text())["baselines"]
 
 
 @pytest.mark.parametrize("how", ["warn", "stop"])

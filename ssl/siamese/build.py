@@ -52,9 +52,31 @@ def check_scalars(cfg: DictConfig) -> None:
         check_number("method.loss.chunk", chunk, 1)
 
 
-def content(data: dict[str, Any]) -> dict[str, Any]:
-    """What of `conf/data` decides which images a run sees, and how; not how they reach the device."""
-    return {k: v for k, v in data.items() if k not in LOADING or k in ("crop", "center", "mean", "std")}
+# Settings that may change when a run goes on: how long, where, how it is watched, and how data reach the device.
+FREE = (
+    "epochs", "run_dir", "resume", "overwrite", "deterministic", "on_", "checkpoint.", "monitor.", "logger.", "eval.",
+    "trainer.", "augment.compiled", "data.path", "data.test_path", "data.download", "data.resident", "data.workers",
+    "data.epochs", "data.batch_size", "scale.", "views.",
+)  # fmt: skip
+
+
+def changed_recipe(before: dict[str, Any], now: dict[str, Any], in_mid_epoch: bool) -> list[str]:
+    """What differs between two configs so that the one's run cannot go on as the other's: "key=now (was before)"."""
+    bound = ["trainer.precision"] + ["trainer.accumulate_grad_batches"] * in_mid_epoch
+    old, new = _flat(before), _flat(now)
+    return [
+        f"{key}={new.get(key, 'missing')} (was {old.get(key, 'missing')})"
+        for key in sorted({*old, *new})
+        if (key in bound or not key.startswith(FREE)) and old.get(key) != new.get(key)
+    ]
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names of the innermost values."""
+    out: dict[str, Any] = {}
+    for key, value in node.items():
+        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return out
 
 
 def data_set(cfg: DictConfig) -> DataSet:

@@ -10,11 +10,14 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from siamese.distributed import is_first
+from siamese.errors import Stopped
 
 
 class CsvLog(Logger):
     """Lightning's own CSVLogger deletes an existing file, so a resumed run would lose its past, and it
     knows the columns of the first row only.
+
+    A disk that refuses a row ends the run as one that refuses a checkpoint does.
 
     Args:
         file: where to; a row whose columns are new rewrites the header.
@@ -61,9 +64,15 @@ class CsvLog(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row: dict[str, Any] = {"step": step, **metrics}
         new = [key for key in row if key not in self.columns]
-        if new:
-            rows = self._rows() if self.file.exists() else []
-            self.columns += new
-            self._write(rows)
-        with self.file.open("a", newline="") as stream:
-            csv.DictWriter(stream, self.columns).writerow(row)
+        try:
+            if new:
+                rows = self._rows() if self.file.exists() else []
+                self.columns += new
+                self._write(rows)
+            with self.file.open("a", newline="") as stream:
+                csv.DictWriter(stream, self.columns).writerow(row)
+        except OSError as error:
+            raise Stopped(
+                f"step {step}: {self.file} cannot be written ({error}); make room, then continue with resume=true "
+                f"run_dir={self.file.parent}"
+            ) from error

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from siamese import checkpoint
 from siamese.errors import UserError
 
 # What the file is, how its backbone's tensors begin. The first whose beginning occurs is taken, so the
@@ -18,12 +19,13 @@ FORMATS = (
     ("state dict of a DataParallel module", "module."),
     ("plain state dict (torchvision, timm)", ""),
 )
+OURS = "train.py's own"
 HEADS = ("fc.", "head.", "heads.", "classifier.")  # of the backbone's own class; never what is probed
 # lightly's examples make nn.Sequential of a torchvision ResNet's children.
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 
-def recognise(file: str, content: Any) -> tuple[str, dict[str, Tensor]]:
+def recognise(file: str, content: Any, key: str = "ckpt") -> tuple[str, dict[str, Tensor]]:
     """A loaded file to (format, the backbone's tensors under the backbone's own names, heads left out).
 
     Raises:
@@ -36,7 +38,7 @@ def recognise(file: str, content: Any) -> tuple[str, dict[str, Tensor]]:
             break
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
     if not tensors:
-        raise UserError(f"ckpt={file}", "holds no named tensors", "give a checkpoint or a state dict")
+        raise UserError(f"{key}={file}", "holds no named tensors", "give a checkpoint or a state dict")
     name, prefix = next((n, p) for n, p in FORMATS if any(k.startswith(p) for k in tensors))
     found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     if all(re.match(r"\d+\.", k) for k in found):
@@ -46,7 +48,25 @@ def recognise(file: str, content: Any) -> tuple[str, dict[str, Tensor]]:
     return name, {k: v for k, v in found.items() if not k.startswith(HEADS)}
 
 
-def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor]) -> None:
+def load_backbone(backbone: nn.Module, file: str, key: str) -> str:
+    """The backbone of any checkpoint, ours or others', into `backbone`. Returns what the file is.
+
+    Args:
+        key: the setting that names the file.
+
+    Raises:
+        UserError: no checkpoint, or of another backbone.
+    """
+    content = checkpoint.read(file, key)
+    if checkpoint.is_ours(content):
+        kind, found = OURS, checkpoint.backbone_state(content)
+    else:
+        kind, found = recognise(file, content, key)
+    fill(file, kind, backbone, found, key)
+    return kind
+
+
+def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], key: str = "ckpt") -> None:
     """Load the tensors into the backbone; every one must have its place, and every place its tensor.
 
     Raises:
@@ -69,7 +89,7 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor]) ->
             if names
         )
         raise UserError(
-            f"ckpt={file}", f"({kind}, {len(found)} tensors) does not fit the backbone: {told}",
-            "name the right one, as in foreign=[backbone:resnet50]",
+            f"{key}={file}", f"({kind}, {len(found)} tensors) does not fit the backbone: {told}",
+            "name the right one, as in " + ("foreign=[backbone:resnet50]" if key == "ckpt" else "backbone=resnet50"),
         )  # fmt: skip
     backbone.load_state_dict(found)

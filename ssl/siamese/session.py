@@ -1,6 +1,7 @@
 """One pretraining run: build and check everything, train, report."""
 
 import contextlib
+import copy
 import logging
 import os
 import signal
@@ -11,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from rich.console import Console
 
-from siamese import build, checkpoint, report, run, sweep
+from siamese import build, checkpoint, foreign, report, run, sweep
 from siamese.csv_log import CsvLog
 from siamese.distributed import SyncBatchNorm, convert_batchnorm, plain_batchnorms
 from siamese.errors import Interrupted, Stopped, UserError
@@ -59,11 +60,21 @@ class Session:
         keep_freed_memory()
         views = build.views(cfg)
         network = build.backbone(cfg)
+        self.untrained = copy.deepcopy(network) if cfg.init_from is not None else network
+        if cfg.init_from is not None:
+            self.started_from = foreign.load_backbone(network, cfg.init_from, "init_from")
         self.data = build.data_set(cfg)
         self.method = build.method(cfg, network, self.data, views=views, optimizer=optimizer)
         channels_last(self.method)
         self.train_part = self.data.fit if self.method.uses_labels else self.data.pretrain
-        self.run_id = self.state.get(checkpoint.KEY, {}).get("run_id") or uuid.uuid4().hex[:8]
+        saved = self.state.get(checkpoint.KEY, {})
+        if saved.get("images", len(self.train_part)) != len(self.train_part):
+            raise UserError(
+                f"resume={str(cfg.resume).lower()} run_dir={cfg.run_dir}",
+                f"the run was started on {saved['images']} images, {len(self.train_part)} are there now",
+                "check data.path",
+            )
+        self.run_id = saved.get("run_id") or uuid.uuid4().hex[:8]
         # Lightning places the model; the monitor's images and the resident set follow it there.
         self.trainer = build.trainer(cfg, [], [], self.method.sync_batchnorm)
         device = self.trainer.strategy.root_device
@@ -88,7 +99,8 @@ class Session:
 
         self.monitor = Monitor(self.probe, cfg.monitor.every, cfg.monitor.online_lr, cfg.on_collapse)
         self.progress = ProgressBar(self.monitor, cfg.batch_size, steps, self.console)
-        meta = {"config": build.plain(cfg), "num_classes": self.data.num_classes, "run_id": self.run_id}
+        meta = {"config": build.plain(cfg), "num_classes": self.data.num_classes, "run_id": self.run_id,
+                "images": len(self.train_part)}  # fmt: skip
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", cfg.checkpoint.every_steps, meta)
         self.finite = FiniteGradients(cfg.on_nonfinite, self.checkpoints)
         self.checkpoints.before_save = self.finite.check
@@ -128,17 +140,20 @@ class Session:
                 "see one micro-batch each; schedule, EMA and queue move once an optimiser step",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
+        if cfg.init_from is not None and self.ckpt is None:
+            self.console.print(f"backbone from {cfg.init_from} ({self.started_from})", highlight=False, soft_wrap=True)
         if self.ckpt is not None:
             self.console.print(f"continued from {self.ckpt}, step {self.state['global_step']}", highlight=False)
         report.views_picture(self.folder / "views.png", views, self.loader)
         self.baselines: dict[str, dict[str, Features]] = {}
         if self.data.labelled:
             device = self.loading.device
-            self.method.backbone.to(device)
             self.baselines = {
                 "raw_pixels": {part: raw_pixels(loader, device) for part, loader in self.probe.loaders.items()},
-                "random_init": self.probe.features(self.method.backbone, device),
+                "random_init": self.probe.features(self.untrained.to(device), device),
             }
+            if cfg.init_from is not None:
+                self.baselines["init_from"] = self.probe.features(self.method.backbone.to(device), device)
 
     def fit(self) -> None:
         """Train. A signal lets the step end, saves, writes the summary so far, says how to go on, and ends with
@@ -256,20 +271,16 @@ class Session:
     def _resumed(self) -> tuple[Path, dict[str, Any]]:
         """The checkpoint to continue from."""
         file, state = checkpoint.newest(self.folder / "checkpoints")
-        before, now = state[checkpoint.KEY]["config"], build.plain(self.cfg)
+        before = state[checkpoint.KEY]["config"]
         given = f"resume={str(self.cfg.resume).lower()} run_dir={self.cfg.run_dir}"
-        loop, key = state["loops"]["fit_loop"], "trainer.accumulate_grad_batches"
-        differing = [g for g in ("method", "backbone", "batch_size") if before[g] != now[g]]
-        if build.content(before["data"]) != build.content(now["data"]):
-            differing.append("data")
-        batches = loop["state_dict"]["combined_loader"][0]["batches"]  # of this epoch; see `Loader.state_dict`
-        if batches and OmegaConf.select(self.cfg, key) != OmegaConf.select(OmegaConf.create(before), key):
-            differing.append(key + ", in the middle of an epoch")
-        for group in differing:
+        loop = state["loops"]["fit_loop"]
+        in_mid_epoch = loop["state_dict"]["combined_loader"][0]["batches"] > 0  # see `Loader.state_dict`
+        changed = build.changed_recipe(before, build.plain(self.cfg), in_mid_epoch)
+        if changed:
             raise UserError(
                 given,
-                f"the run was started with another {group}",
-                f"give the settings that {self.folder}/config.yaml holds",
+                f"the run was started with another recipe: {', '.join(changed)}",
+                f"give the settings that {self.folder}/config.yaml holds, or start another run with init_from=",
             )
         # One that ended before its closing table goes on with that.
         if loop["epoch_progress"]["current"]["processed"] >= self.cfg.epochs and run.finished(self.folder):

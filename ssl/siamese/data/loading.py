@@ -156,13 +156,14 @@ class Loader:
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
 
-    def state_dict(self) -> dict[str, int]:
-        """The place within the epoch; Lightning keeps it in the checkpoint."""
-        return {"batches": self.batches % max(1, self.epoch_batches)}
+    def state_dict(self) -> dict[str, Any]:
+        """The place within the epoch, and the files left out so far; Lightning keeps it in the checkpoint."""
+        return {"batches": self.batches % max(1, self.epoch_batches), "skipped": sorted(self.skipped)}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at that place at the next iteration."""
         self.resume_at = state["batches"]
+        self.skipped |= set(state["skipped"])
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         self.batches, self.resume_at = self.resume_at, 0

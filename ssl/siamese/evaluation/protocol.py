@@ -45,7 +45,7 @@ class LinearEvaluation:
         self.file = build.as_path(cfg.ckpt)
         state = checkpoint.read(cfg.ckpt)
         self.ours = checkpoint.is_ours(state)
-        self.format = "train.py's own"
+        self.format = foreign.OURS
         tensors: dict[str, torch.Tensor] = {}
         self.trained: DictConfig
         if self.ours:
