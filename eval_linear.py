@@ -1,4 +1,4 @@
-"""What the frozen features of a checkpoint are worth: python eval_linear.py ckpt=outputs/…/last.ckpt"""
+"""What the features of a checkpoint are worth: python eval_linear.py ckpt=outputs/…/last.ckpt [eval=all]"""
 
 from typing import Any
 
@@ -8,15 +8,22 @@ from siamese import cli
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Checkpoint to frozen features to kNN and linear top-1 on the test part."""
-    from siamese.evaluation.protocol import LinearEvaluation  # torch and Lightning take seconds to import
+    """Checkpoint to figures by the protocols of `eval=`; or runs of this side by side, by `compare=`."""
+    if cfg.compare is not None:
+        from rich.console import Console
 
-    return LinearEvaluation(cfg).run()
+        from siamese.evaluation.compare import compare
+
+        return compare(cfg.compare, Console())
+    from siamese.evaluation.protocol import Evaluation  # torch and Lightning take seconds to import
+
+    return Evaluation(cfg).run()
 
 
 def main(cfg: DictConfig) -> float:
-    """For sweeps: linear top-1."""
-    return float(evaluate(cfg)["linear_top1"])
+    """For sweeps: linear top-1, or kNN's where that alone ran."""
+    found = evaluate(cfg)
+    return float(found.get("linear_top1", found.get("knn_top1", "nan")))
 
 
 if __name__ == "__main__":

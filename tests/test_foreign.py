@@ -12,7 +12,7 @@ from torch import nn
 
 from siamese import build, checkpoint, foreign
 from siamese.errors import UserError
-from siamese.evaluation.protocol import LinearEvaluation
+from siamese.evaluation.protocol import Evaluation
 
 
 def resnet(name="resnet50", fc=None):
@@ -142,7 +142,7 @@ def test_a_foreign_file_is_evaluated_from_end_to_end(config, tmp_path, suffix):
         torch.save(simsiam(source), file)
     common = (f"ckpt={file}", f"run_dir={tmp_path / 'e'}", "eval.linear.epochs=2")
     with pytest.raises(UserError, match=r"was not written by train.py .*120 tensors.*foreign=\[backbone:resnet50"):
-        LinearEvaluation(config(*common, name="eval_linear"))
+        Evaluation(config(*common, name="eval_linear"))
     with_typo = config(*common, "foreign=[backbone:resnet18,dta:digits]", name="eval_linear")
     with pytest.raises(UserError, match="foreign=.*give settings of train.py"):
         initialised(with_typo)
@@ -164,4 +164,4 @@ def initialised(cfg):
     from siamese.cli import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return LinearEvaluation(cfg)
+        return Evaluation(cfg)

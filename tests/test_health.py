@@ -1,6 +1,8 @@
 import math
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from lightly.utils.debug import std_of_l2_normalized
 
@@ -26,6 +28,50 @@ def test_rankme_of_what_is_not_finite():
     z = torch.randn(10, 4)
     z[3, 2] = float("nan")
     assert math.isnan(health.rankme(z))
+
+
+def rotation(n):
+    return torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.3])
+def test_alpha_req_of_a_power_law(alpha):
+    q = torch.linalg.qr(torch.randn(200, 21, dtype=torch.float64))[0][:, 1:]
+    q = torch.linalg.qr(q - q.mean(0))[0]  # orthonormal columns of mean 0: the covariance's spectrum is s^2
+    s = torch.arange(1, 21, dtype=torch.float64) ** (-alpha / 2)
+    assert health.alpha_req(q * s @ rotation(20) + 3) == pytest.approx(alpha, abs=1e-6)
+
+
+def test_uniformity_by_hand():
+    z = torch.tensor([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0]])  # squared distances 2, 4, 2
+    assert health.uniformity(z) == pytest.approx(math.log((2 * math.exp(-4) + math.exp(-8)) / 3), rel=1e-5)
+    assert health.uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-6)
+
+
+def test_alignment_by_hand():
+    views = torch.tensor([[[1.0, 0.0], [0.0, 3.0], [1.0, 0.0]], [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]])
+    assert health.alignment(views) == pytest.approx((2 + 0 + 2) / 3 / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 9])
+def test_lidar_of_a_known_rank(rank):
+    """Images that differ in `rank` directions alike, views that differ by isotropic noise of no account."""
+    directions = rotation(16)[:rank]
+    corners = torch.eye(rank + 1, dtype=torch.float64)  # a regular simplex: its covariance is a multiple of 1
+    means = torch.linalg.svd(corners - corners.mean(0))[0][:, :rank] @ directions
+    views = means.unsqueeze(1).repeat(1, 6, 1)
+    assert health.lidar(views, delta=1e-4) == pytest.approx(rank, rel=1e-3)
+
+
+def test_lidar_is_the_definition():
+    views = torch.randn(40, 5, 12, dtype=torch.float64) @ torch.randn(12, 12, dtype=torch.float64)
+    views += 3 * torch.randn(40, 1, 12, dtype=torch.float64)
+    means = views.mean(1).numpy()
+    between = np.cov(means.T)
+    within = np.mean([np.cov(v.numpy().T) for v in views], axis=0) + 1e-4 * np.eye(12)
+    values = scipy.linalg.eigh(between, within, eigvals_only=True)
+    p = values / values.sum()
+    assert health.lidar(views) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-4)
 
 
 def test_relative_std():

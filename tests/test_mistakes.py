@@ -134,9 +134,9 @@ def test_a_folder_that_holds_a_run(config, here):
 
 
 def evaluate(config, *arguments):
-    from siamese.evaluation.protocol import LinearEvaluation
+    from siamese.evaluation.protocol import Evaluation
 
-    return LinearEvaluation(config(*arguments, name="eval_linear"))
+    return Evaluation(config(*arguments, name="eval_linear"))
 
 
 class Harmful:

@@ -35,6 +35,8 @@ def make(node: Any, **arguments: Any) -> Any:
 
 def check_scalars(cfg: DictConfig) -> None:
     """The values that nothing else checks."""
+    if "protocols" in cfg.eval:
+        raise UserError("eval=", "this option is one of eval_linear.py", "choose default or cifar")
     for key, low in (
         ("epochs", 1), ("batch_size", 2), ("seed", 0), ("monitor.every", 0), ("monitor.max_images", 2),
         ("checkpoint.every_steps", 0), ("trainer.accumulate_grad_batches", 1), ("data.workers", 0), ("data.crop", 1),
@@ -102,10 +104,11 @@ class Loading:
             raise UserError(f"data.resident={resident}", "not known", "choose auto, true or false")
         return cls(resident, cfg.data.resident_mb, cfg.data.workers, device, cfg.seed)
 
-    def loader(self, part: Part, batch_size: int, shuffle: bool) -> Loader:
-        """Batches of a part."""
+    def loader(self, part: Part, batch_size: int, shuffle: bool, seed: int | None = None) -> Loader:
+        """Batches of a part; `seed` of their order is the run's unless given."""
         resident, _ = choose_residence(part, self.resident, self.resident_mb, self.device)
-        return Loader(part, batch_size, shuffle, resident, self.device, self.workers, self.seed)
+        seed = self.seed if seed is None else seed
+        return Loader(part, batch_size, shuffle, resident, self.device, self.workers, seed)
 
     def describe(self, part: Part) -> str:
         """One line: resident or streamed, and why."""

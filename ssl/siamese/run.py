@@ -1,5 +1,6 @@
 """The run folder: where it is, that it holds no other run, and what is written into it."""
 
+import hashlib
 import json
 import os
 import platform
@@ -106,6 +107,15 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(values, indent=2) + "\n")
     os.replace(temporary, file)
+
+
+def digest_of_file(file: Path) -> str:
+    """sha256 of its content."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -1,34 +1,90 @@
-"""Features of a frozen network."""
+"""Features of a frozen network, in memory or on disk."""
 
-from collections.abc import Iterable
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from siamese.augment import CleanView
+from siamese.augment import CleanView, Views
+from siamese.data import Part
+from siamese.errors import Stopped, UserError
+from siamese.run import digest_of_file
+
+ROWS = 8192  # of a block, where features are gone through in order
+Batches = Iterable[tuple[Tensor, Tensor, Tensor | None]]
 
 
 @dataclass
 class Features:
-    """(N, D) float32 features and their (N,) int64 labels."""
+    """(N, D) features and their (N,) int64 labels.
+
+    Args:
+        x: float32, or float16 in a file that is read as it is needed (a memory map).
+        y: labels; -1 is unknown.
+        device: where they are computed with; None where `x` lies.
+    """
 
     x: Tensor
     y: Tensor
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def at(self) -> torch.device:
+        """Where rows and blocks are given."""
+        return self.device or self.x.device
+
     def subset(self, index: Tensor) -> "Features":
-        """The rows at `index`."""
-        return Features(self.x[index], self.y[index])
+        """The rows at `index`, in memory."""
+        return Features(self.x[index].float(), self.y[index], self.device)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """(len(index), D) float32, ready to compute with."""
+        return self.x[index].to(self.at).float()
+
+    def blocks(self, size: int = ROWS) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows, labels) in order, ready to compute with."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield self.x[part].to(self.at).float(), self.y[part].to(self.at)
+
+    def plus(self, other: "Features") -> "Features":
+        """Both, one after the other. Files stay files: their union is a new one, beside the system's
+        temporary files."""
+        y = torch.cat([self.y, other.y])
+        if self.x.dtype == torch.float32:
+            return Features(torch.cat([self.x, other.x]), y, self.device)
+        with tempfile.TemporaryFile() as file:  # the map holds it open
+            both = np.memmap(file, np.float16, "w+", shape=(len(y), self.x.shape[1]))
+        both[: len(self)], both[len(self) :] = self.x.numpy(), other.x.numpy()
+        return Features(torch.from_numpy(both), y, self.device)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (D,) of each feature; a constant one gets the deviation 1."""
+        mean = sum(x.sum(0, dtype=torch.float64) for x, _ in self.blocks()) / len(self)
+        square = sum((x - mean).square().sum(0) for x, _ in self.blocks()) / max(1, len(self) - 1)
+        assert isinstance(mean, Tensor) and isinstance(square, Tensor)
+        std = square.sqrt()
+        std = torch.where(std > 1e-6 * std.amax().clamp(min=1e-12), std, 1)
+        return mean.float(), std.float()
 
 
 @torch.no_grad()
 def extract(
     backbone: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor, Tensor | None]],
+    batches: Batches,
     view: CleanView,
     device: torch.device | str,
     keep_unlabelled: bool = False,
@@ -38,27 +94,60 @@ def extract(
     The network comes back as it was, mode of every module included. Samples without a label (unknown, or
     an unreadable file skipped) are left out unless `keep_unlabelled`.
     """
-    modes = {module: module.training for module in backbone.modules()}
-    backbone.eval()
-    view = view.to(device)
     features, labels = [], []
-    try:
-        for images, y, aspect in batches:
-            x = view(images.to(device, non_blocking=True), aspect)
-            features.append(backbone(x).float())
-            labels.append(y.to(device))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    for x, y in forward(backbone, batches, view, device):
+        features.append(x)
+        labels.append(y)
     x, y = torch.cat(features), torch.cat(labels)
     known = y >= 0
     return Features(x, y) if keep_unlabelled or bool(known.all()) else Features(x[known], y[known])
 
 
 @torch.no_grad()
-def raw_pixels(
-    batches: Iterable[tuple[Tensor, Tensor, Tensor | None]], device: torch.device | str, side: int = 32
-) -> Features:
+def forward(
+    backbone: nn.Module, batches: Batches, view: CleanView | None, device: torch.device | str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(features (B, D) float32, labels (B,)) of each batch, in eval mode; see `extract`. Without a view the
+    batches hold what the network takes."""
+    modes = {module: module.training for module in backbone.modules()}
+    backbone.eval()
+    view = None if view is None else view.to(device)
+    try:
+        for images, y, aspect in batches:
+            x = images if view is None else view(images.to(device, non_blocking=True), aspect)
+            yield backbone(x).float(), y.to(device)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@torch.no_grad()
+def view_features(
+    backbone: nn.Module, views: Views, batches: Batches, images: int, per_image: int, device: torch.device | str
+) -> Tensor:
+    """Features (N, Q, D) of `per_image` augmented views of the first `images` images, in eval mode. The method's
+    views take turns; they are drawn from a generator of their own, so a run goes on as it would have."""
+    generator = torch.Generator().manual_seed(0)
+    views = views.to(device)
+    out: list[list[Tensor]] = [[] for _ in range(per_image)]
+
+    def augmented(q: int) -> Batches:
+        left = images
+        for x, y, aspect in batches:
+            if left <= 0:
+                break
+            x, y, aspect = x[:left].to(device), y[:left], None if aspect is None else aspect[:left]
+            left -= len(x)
+            yield views.views[q % len(views.views)](x, generator, aspect), y, None
+
+    for q in range(per_image):
+        for x, _ in forward(backbone, augmented(q), None, device):
+            out[q].append(x)
+    return torch.stack([torch.cat(x) for x in out], 1)
+
+
+@torch.no_grad()
+def raw_pixels(batches: Batches, device: torch.device | str, side: int = 32) -> Features:
     """The pixels themselves in [0, 1], images larger than `side` resized to it (D = 3 * side * side)."""
     features, labels = [], []
     for images, y, _ in batches:
@@ -69,3 +158,121 @@ def raw_pixels(
         labels.append(y.to(device))
     x, y = torch.cat(features), torch.cat(labels)
     return Features(x[y >= 0], y[y >= 0])
+
+
+class FeatureCache:
+    """Features on disk, found again by what they follow from: the network's tensors, the images, the view.
+
+    Args:
+        folder: where to keep them, a folder a set; None keeps nothing.
+        in_memory_mb: float32 features of at most so many MB (10^6 bytes) are held in memory; larger ones are
+            stored as float16 and stay in their file, so that a million images need no more memory than a
+            thousand. Without a folder everything is held in memory.
+    """
+
+    def __init__(self, folder: Path | None, in_memory_mb: float):
+        self.folder, self.in_memory_mb = folder, in_memory_mb
+        self.found = 0  # how often features were there already
+
+    def features(
+        self, backbone: nn.Module, part: Part, batches: Batches, view: CleanView, device: torch.device
+    ) -> Features:
+        """As `extract`.
+
+        Raises:
+            UserError: a stored file is damaged.
+            Stopped: the disk refuses.
+        """
+        if self.folder is None:
+            return extract(backbone, batches, view, device)
+        large = len(part) * int(getattr(backbone, "feature_dim", 0)) * 4 / 1e6 > self.in_memory_mb
+        described = {
+            "network": digest_of_network(backbone),
+            "part": digest_of_part(part),
+            "view": [view.size, view.center, view.mean.tolist(), view.std.tolist()],
+            "dtype": "float16" if large else "float32",
+        }
+        name = hashlib.blake2b(json.dumps(described).encode(), digest_size=16).hexdigest()
+        where = self.folder / name
+        if where.is_dir():
+            self.found += 1
+        else:
+            try:
+                self._store(where, described, forward(backbone, batches, view, device), len(part))
+            except OSError as error:
+                raise Stopped(
+                    f"features cannot be stored in {self.folder} ({error}); make room, or set eval.cache=null"
+                ) from error
+        return self._load(where, large, device)
+
+    def _store(
+        self, where: Path, described: dict[str, Any], blocks: Iterable[tuple[Tensor, Tensor]], rows: int
+    ) -> None:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=where.parent, prefix=".unfinished-"))
+        try:
+            x, labels, at = None, [], 0
+            for features, y in blocks:
+                if x is None:
+                    x = np.lib.format.open_memmap(
+                        temporary / "x.npy", "w+", np.dtype(described["dtype"]), (rows, features.shape[1])
+                    )
+                x[at : at + len(features)] = features.cpu().numpy()
+                labels.append(y.cpu())
+                at += len(features)
+            assert x is not None and at == rows
+            x.flush()
+            np.save(temporary / "y.npy", torch.cat(labels).numpy())
+            meta = {**described, "sha256": {n: digest_of_file(temporary / n) for n in ("x.npy", "y.npy")}}
+            (temporary / "meta.json").write_text(json.dumps(meta))
+            try:
+                os.rename(temporary, where)
+            except OSError:
+                if not where.is_dir():  # another process may have stored the same meanwhile
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _load(self, where: Path, large: bool, device: torch.device) -> Features:
+        try:
+            meta = json.loads((where / "meta.json").read_text())
+            if any(digest_of_file(where / n) != d for n, d in meta["sha256"].items()):
+                raise ValueError("its content has changed")
+            x = np.load(where / "x.npy", mmap_mode="c" if large else None)
+            y = np.load(where / "y.npy")
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"eval.cache={self.folder}", f"{where} is damaged ({error})", "delete it, or set eval.cache=null"
+            ) from error
+        known = torch.from_numpy(y) >= 0
+        features, labels = torch.from_numpy(x), torch.from_numpy(y)
+        if large:
+            return (
+                Features(features, labels, device).subset(known)
+                if not known.all()
+                else Features(features, labels, device)
+            )
+        return Features(features[known].to(device), labels[known].to(device))
+
+
+def digest_of_network(network: nn.Module) -> str:
+    """Of its structure and every tensor of its state."""
+    digest = hashlib.blake2b(repr(network).encode(), digest_size=16)
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def digest_of_part(part: Part) -> str:
+    """Of images and labels; of image files their paths, sizes and times of change."""
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(part.images, Tensor):
+        digest.update(str(tuple(part.images.shape)).encode())
+        digest.update(part.images.contiguous().numpy().data)
+    else:
+        for file in part.images:
+            about = file.stat()
+            digest.update(f"{file.absolute()} {about.st_size} {about.st_mtime_ns} {part.size}\n".encode())
+    digest.update(part.labels.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,6 +1,7 @@
 """A grid of linear classifiers on cached features, trained at once."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from siamese.errors import UserError
-from siamese.evaluation.features import Features
+from siamese.evaluation.features import ROWS, Features
 
 
 @dataclass
@@ -61,53 +62,96 @@ class LinearGrid:
         return [(lr, wd) for lr in self.lrs for wd in self.weight_decays]
 
     @torch.no_grad()
-    def train(self, fit: Features, num_classes: int, settings: Sequence[tuple[float, float]]) -> Tensor:
+    def train(self, fit: "Standardised", num_classes: int, settings: Sequence[tuple[float, float]]) -> Tensor:
         """Weights (heads, D + 1, classes), the last row being the bias, for standardised features."""
-        heads, device = len(settings), fit.x.device
-        x, y = fit.x, F.one_hot(fit.y, num_classes).to(fit.x.dtype)
+        heads, device, y = len(settings), fit.at, fit.y.to(fit.at)
         lr = torch.tensor([s[0] for s in settings], device=device).view(1, heads, 1)
         decay = torch.tensor([s[1] for s in settings], device=device).view(1, heads, 1)
-        weight = torch.zeros(x.shape[1], heads, num_classes, device=device)
+        weight = torch.zeros(fit.dim, heads, num_classes, device=device)
         velocity = torch.zeros_like(weight)
-        steps, step = self.epochs * -(-len(x) // self.batch_size), 0
+        steps, step = self.epochs * -(-len(y) // self.batch_size), 0
         generator = torch.Generator().manual_seed(self.seed)
         for _ in range(self.epochs):
-            for index in torch.randperm(len(x), generator=generator).to(device).split(self.batch_size):
-                rate = lr * (0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item()))
-                batch = x[index]
+            for index in torch.randperm(len(y), generator=generator).split(self.batch_size):
+                rate = lr * (0.5 * (1 + math.cos(math.pi * step / steps)))
+                batch = fit.rows(index)
                 probability = (batch @ weight.flatten(1)).view(len(index), heads, num_classes).softmax(2)
-                error = probability.sub_(y[index].unsqueeze(1)).div_(len(index))
-                gradient = (batch.T @ error.flatten(1)).view_as(weight).add_(weight * decay)
-                velocity.mul_(0.9).add_(gradient)
-                weight.sub_(velocity * rate)
+                error = probability.sub_(F.one_hot(y[index.to(device)], num_classes).unsqueeze(1)).div_(len(index))
+                # v <- 0.9 v + gradient + decay * w, all heads at once.
+                torch.addmm(velocity.flatten(1), batch.T, error.flatten(1), beta=0.9, out=velocity.flatten(1))
+                weight.sub_(velocity.addcmul_(weight, decay) * rate)
                 step += 1
         return weight.transpose(0, 1)
 
-    def scores(self, weight: Tensor, on: Features) -> tuple[Tensor, Tensor]:
-        """Top-1 and mean cross entropy of each head, (heads,) each, on standardised features."""
-        logits = torch.einsum("nd,hdc->hnc", on.x, weight)
-        top1 = (logits.argmax(2) == on.y).float().mean(1)
-        picked = logits.log_softmax(2).gather(2, on.y.view(1, -1, 1).expand(len(weight), -1, 1))
-        return top1, -picked.mean((1, 2))
+    def scores(self, weight: Tensor, on: "Standardised") -> tuple[Tensor, Tensor]:
+        """Top-1 and mean cross entropy of each head, (heads,) each."""
+        return head_scores(weight, on.blocks(max(1, (1 << 26) // weight[..., 0, :].numel())))
 
     def choose(self, fit: Features, select: Features, num_classes: int) -> LinearResult:
         """Train the grid on `fit`; the head with the best top-1 on `select`, among equals (frequent on a
         small part) the one with the lowest cross entropy there."""
-        fit, select = _standardise(fit, fit, select)
+        moments = fit.moments()
         settings = self.settings()
-        top1, loss = self.scores(self.train(fit, num_classes, settings), select)
-        best = int(torch.where(top1 == top1.max(), loss, torch.inf).argmin())
+        weight = self.train(Standardised(fit, moments), num_classes, settings)
+        top1, loss = self.scores(weight, Standardised(select, moments))
+        best = best_head(top1, loss)
         return LinearResult(top1[best].item(), *settings[best])
 
     def score(self, fit: Features, on: Features, num_classes: int, chosen: LinearResult) -> LinearResult:
         """Train the chosen setting on `fit` and score it once on `on`."""
-        fit, on = _standardise(fit, fit, on)
-        setting = (chosen.lr, chosen.weight_decay)
-        return LinearResult(self.scores(self.train(fit, num_classes, [setting]), on)[0][0].item(), *setting)
+        moments, setting = fit.moments(), (chosen.lr, chosen.weight_decay)
+        weight = self.train(Standardised(fit, moments), num_classes, [setting])
+        return LinearResult(self.scores(weight, Standardised(on, moments))[0][0].item(), *setting)
 
 
-def _standardise(by: Features, *all: Features) -> list[Features]:
-    """Each with mean 0 and deviation 1 of `by`, and a column of ones for the bias."""
-    mean, std = by.x.mean(0), by.x.std(0)
-    std = torch.where(std > 1e-6 * std.amax().clamp(min=1e-12), std, 1)  # a constant feature stays 0
-    return [Features(F.pad((f.x - mean) / std, (0, 1), value=1.0), f.y) for f in all]
+def best_head(top1: Tensor, loss: Tensor) -> int:
+    """The index of the best top-1, among equals of the lowest loss; one that is not finite is never chosen
+    where another is."""
+    loss = loss.nan_to_num(torch.inf, torch.inf)
+    top1 = torch.where(loss.isfinite(), top1, -1.0)
+    return int(torch.where(top1 == top1.max(), loss, torch.inf).argmin())
+
+
+def head_scores(weight: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Top-1 and mean cross entropy (heads,) of weights (heads, D, classes) on blocks of (features, labels)."""
+    right, loss = torch.zeros(2, len(weight), dtype=torch.float64, device=weight.device).unbind()
+    count = 0
+    for x, y in blocks:
+        logits = torch.einsum("nd,hdc->hnc", x, weight)
+        right += (logits.argmax(2) == y).sum(1)
+        loss -= logits.log_softmax(2).gather(2, y.view(1, -1, 1).expand(len(weight), -1, 1)).sum((1, 2))
+        count += len(y)
+    return (right / count).float(), (loss / count).float()
+
+
+class Standardised:
+    """Features shifted and scaled to mean 0 and deviation 1, with a column of ones for the bias.
+
+    Args:
+        features: in memory they are standardised once, from a file batch by batch.
+        moments: (mean, std) to standardise by, the training features'.
+    """
+
+    def __init__(self, features: Features, moments: tuple[Tensor, Tensor]):
+        self.y, self.at, self.dim = features.y, features.at, features.x.shape[1] + 1
+        self.moments = moments
+        in_memory = features.x.dtype == torch.float32 and features.x.device == features.at
+        self.features = Features(self._change(features.x), features.y) if in_memory else features
+        self.done = in_memory
+
+    def _change(self, x: Tensor) -> Tensor:
+        mean, std = self.moments
+        return F.pad((x - mean) / std, (0, 1), value=1.0)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """(len(index), D + 1)."""
+        x = self.features.rows(index)
+        return x if self.done else self._change(x)
+
+    def blocks(self, size: int = ROWS) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows, labels) in order."""
+        for x, y in self.features.blocks(size):
+            yield x if self.done else self._change(x), y

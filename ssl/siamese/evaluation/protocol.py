@@ -1,7 +1,26 @@
-"""Linear evaluation of a checkpoint on cached features: the one place that touches the test set."""
+"""What `eval_linear.py` does: the one place that touches the test set, which chooses nothing.
 
-import hashlib
+`results.json`, schema 2:
+
+| key | what |
+|---|---|
+| schema | 2 |
+| ckpt, ckpt_sha256, format | the checkpoint, and whose layout it has |
+| method, backbone, epochs, seed | of the pretraining; epochs is null for a foreign file |
+| data | the data set of the pretraining, the first of `results` |
+| protocols | for each protocol what it does, and its settings |
+| results | data set -> {images: {fit, val, test}, classes, split, rows: row -> protocol -> figures, published} |
+| knn_top1, linear_top1 | of the checkpoint on the first data set, where these protocols ran |
+| baselines | row -> protocol -> figures of the first data set, without the checkpoint's own row |
+| versions, device, seconds, command | what it ran on, how long, and how |
+
+Rows are `raw_pixels`, `random_init` (the backbone as it was before training), `supervised` where a checkpoint is
+given, and the method's name. Figures: top-1 is a fraction in [0, 1]; `chosen` holds what a validation part chose,
+and its figure there; {mean, interval95, values} are over seeds, interval95 being half the width of Student's interval.
+"""
+
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,21 +33,39 @@ from rich.console import Console
 from rich.table import Table
 
 from siamese import build, checkpoint, foreign, run
+from siamese.cli import CONF
 from siamese.data import DataSet
 from siamese.errors import UserError, check_number
-from siamese.evaluation.features import Features, extract, raw_pixels
-from siamese.evaluation.knn import knn_accuracy
+from siamese.evaluation.features import FeatureCache
+from siamese.evaluation.finetune import FineTune
+from siamese.evaluation.knn import knn_grid
 from siamese.evaluation.linear import LinearGrid
+from siamese.evaluation.linear_crops import LinearCrops
+from siamese.evaluation.logistic import Logistic
+from siamese.evaluation.lowshot import LowShot
+from siamese.evaluation.subject import PARTS, Subject
+from siamese.evaluation.unlabelled import Unlabelled
 from siamese.memory import channels_last, keep_freed_memory
 
-PROTOCOL = (
-    "frozen backbone in eval mode, un-augmented features extracted once; linear: a grid of heads trained on the "
-    "training labels without the validation part, the head with the best validation top-1 retrained on all training "
-    "labels, test scored once; kNN: cosine, weighted, bank of all training labels; last epoch of the checkpoint"
-)
+PROTOCOLS = {
+    "knn": "un-augmented features; cosine, weighted votes; bank of all training labels; `top1` by the training's k and "
+    "temperature, `chosen` by the validation part",
+    "linear": "un-augmented features, extracted once; a grid of heads trained on the training labels without the "
+    "validation part, the best there trained again on all training labels, test scored once",
+    "logistic": "as linear, but solved to convergence by L-BFGS for a range of L2 strengths",
+    "linear_crops": "frozen backbone in eval mode, random resized crops and flips, a forward pass an epoch; chosen on "
+    "the validation part by heads that do not learn from it, test scored once by the chosen one's twin, which learns "
+    "from all training labels",
+    "lowshot": "few labels, each class alike, over seeds; linear: the setting chosen by cross-validation within the "
+    "few labels; fine-tuned: one setting, the whole network with BatchNorm in train mode",
+    "finetune": "the whole network on all training labels, random resized crops and flips; with several rates the best "
+    "on the validation part",
+    "unlabelled": "backbone features of training images, no labels",
+}
+WITHOUT_NETWORK = ("knn", "linear", "logistic", "lowshot")  # what raw pixels can be judged by
 
 
-class LinearEvaluation:
+class Evaluation:
     """What `eval_linear.py` does.
 
     Args:
@@ -39,7 +76,8 @@ class LinearEvaluation:
     """
 
     def __init__(self, cfg: DictConfig):
-        self.cfg, self.console = cfg, Console()
+        self.cfg, self.console, self.watch = cfg, Console(), run.Stopwatch()
+        self.protocols = _protocols(cfg)
         if OmegaConf.is_missing(cfg, "ckpt"):
             raise UserError("ckpt=", "no checkpoint was given", "give ckpt=outputs/…/checkpoints/last.ckpt")
         self.file = build.as_path(cfg.ckpt)
@@ -61,40 +99,62 @@ class LinearEvaluation:
                 f"data.{key}={given[key]}", f"data={self.trained.data.name} has no such key", "leave it out"
             )
         self.trained.data.update(given)
-        for key in ("k", "temperature"):
-            if cfg.eval.knn[key] is None:
-                cfg.eval.knn[key] = self.trained.eval.knn[key]
-        if cfg.eval.linear.epochs is None:
-            cfg.eval.linear.epochs = self.trained.eval.linear.epochs
-        check_number("eval.knn.temperature", cfg.eval.knn.temperature, 0, above=True)
+        self._settings()
         self.device = _device(cfg.device)
-        for key, low in (("batch_size", 1), ("eval.knn.k", 1), ("data.workers", 0)):
-            check_number(key, OmegaConf.select(cfg, key), low)
-        self.grid: LinearGrid = build.make(cfg.eval.linear)
         default = f"outputs/eval_linear/{self.trained.data.name}/{self.trained.method.name}"
         self.folder = run.choose(cfg, default)
         run.check(self.folder, resume=False, overwrite=cfg.overwrite)
         keep_freed_memory()
-        self.data: DataSet = build.data_set(self.trained)
-        if not self.data.labelled or self.data.test is None or not len(self.data.test):
-            raise UserError(f"data={self.data.name}", "has no labels or no test part", "linear evaluation needs both")
-        classes = state[checkpoint.KEY]["num_classes"] if self.ours else self.data.num_classes
-        if self.data.num_classes != classes:
+        self.data = {self.trained.data.name: (self._data_set(self.trained), self.trained)}
+        known = state[checkpoint.KEY]["num_classes"] if self.ours else 0
+        first = self.data[self.trained.data.name][0]
+        if known and first.num_classes != known:
             raise UserError(
-                f"data={self.data.name}",
-                f"has {self.data.num_classes} classes now, {classes} when the checkpoint was trained",
+                f"data={first.name}",
+                f"has {first.num_classes} classes now, {known} when the checkpoint was trained",
                 "check data.path",
             )
+        for item in cfg.eval.data:
+            name, other = self._other_data(str(item))
+            self.data[name] = self._data_set(other), other
         pl.seed_everything(self.trained.seed, verbose=False)  # the untrained backbone is the one that was trained
         self.backbone = build.backbone(self.trained)
         self.untrained = build.backbone(self.trained)
         self.untrained.load_state_dict(self.backbone.state_dict())
-        if not self.ours:
-            foreign.fill(cfg.ckpt, self.format, self.backbone, tensors)
+        if self.ours:
+            foreign.fill(cfg.ckpt, self.format, self.backbone, checkpoint.backbone_state(state))
         else:
-            self._fill(state)
-        for network in (self.backbone, self.untrained):
+            foreign.fill(cfg.ckpt, self.format, self.backbone, tensors)
+        self.networks = [
+            ("random_init", self.untrained, self.trained),
+            *self._supervised(),
+            (self.trained.method.name, self.backbone, self.trained),
+        ]
+        for _, network, _ in self.networks:
             channels_last(network).to(self.device).requires_grad_(False).eval()
+
+    def _settings(self) -> None:
+        """Build the protocols' recipes."""
+        cfg, e = self.cfg, self.cfg.eval
+        for key in ("k", "temperature"):
+            if e.knn[key] is None:
+                e.knn[key] = self.trained.eval.knn[key]
+        if e.linear.epochs is None:
+            e.linear.epochs = self.trained.eval.linear.epochs
+        for t in (e.knn.temperature, *e.knn.temperatures):
+            check_number("eval.knn.temperature", t, 0, above=True)
+        for k in e.knn.ks:
+            check_number("eval.knn.ks", k, 1)
+        check_number("eval.in_memory_mb", e.in_memory_mb, 0)
+        for key, low in (("batch_size", 1), ("eval.knn.k", 1), ("data.workers", 0)):
+            check_number(key, OmegaConf.select(cfg, key), low)
+        self.cache = FeatureCache(None if e.cache is None else build.as_path(e.cache), e.in_memory_mb)
+        self.grid: LinearGrid = build.make(e.linear)
+        self.logistic: Logistic = build.make(e.logistic)
+        self.linear_crops: LinearCrops = build.make(e.linear_crops)
+        self.finetune: FineTune = build.make(e.finetune)
+        self.lowshot: LowShot = build.make(e.lowshot)
+        self.unlabelled: Unlabelled = build.make(e.unlabelled)
 
     def _described(self, tensors: int) -> DictConfig:
         """The config of a run that could have made somebody else's checkpoint, from `foreign`."""
@@ -104,89 +164,230 @@ class LinearEvaluation:
                 f"was not written by train.py ({self.format}, {tensors} tensors of a backbone)",
                 "say what it is and on what to judge it, as in foreign=[backbone:resnet50,data:imagenet,data.path:DIR]",
             )
-        try:
-            described = compose("train", overrides=[str(o).replace(":", "=", 1) for o in self.cfg.foreign])
-            OmegaConf.resolve(described)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(
-                f"foreign={list(self.cfg.foreign)}", str(error).splitlines()[0], "give settings of train.py"
-            ) from error
-        OmegaConf.set_struct(described, False)
+        described = _composed(f"foreign={list(self.cfg.foreign)}", [str(o) for o in self.cfg.foreign])
         described.method.name = "checkpoint"
         return described
 
-    def _fill(self, state: dict[str, Any]) -> None:
-        try:
-            self.backbone.load_state_dict(checkpoint.backbone_state(state))
-        except RuntimeError as error:
+    def _other_data(self, item: str) -> tuple[str, DictConfig]:
+        """An entry of eval.data, "name" or "name:path", to a config with this data set and the checkpoint's view."""
+        name, _, path = item.partition(":")
+        if name in self.data:
+            name = item
+        if name in self.data:
+            raise UserError(f"eval.data=[{item}]", "is judged already", "name each data set once")
+        other = _composed(f"eval.data=[{item}]", [f"data:{name}", *([f"data.path:{path}"] if path else [])])
+        other.data.crop, other.augment = self.trained.data.crop, self.trained.augment
+        for key in ("resident", "resident_mb", "workers"):
+            other.data[key] = self.cfg.data[key]
+        return name, other
+
+    def _data_set(self, cfg: DictConfig) -> DataSet:
+        data = build.data_set(cfg)
+        if set(self.protocols) != {"unlabelled"} and (not data.labelled or not data.test or not len(data.test)):
             raise UserError(
-                f"ckpt={self.cfg.ckpt}", f"does not fit its own backbone ({error})", "use another checkpoint"
-            ) from error
+                f"data={data.name}",
+                "has no labels or no test part",
+                "these protocols need both; eval=unlabelled does not",
+            )
+        return data
+
+    def _supervised(self) -> list[tuple[str, Any, DictConfig]]:
+        """The row of eval.supervised: a checkpoint of ours with labels, of the same data set."""
+        file = self.cfg.eval.supervised
+        if file is None:
+            return []
+        state = checkpoint.load(file, "eval.supervised")
+        cfg = OmegaConf.create(state[checkpoint.KEY]["config"])
+        if cfg.method.name != "supervised" or cfg.data.name != self.trained.data.name:
+            raise UserError(
+                f"eval.supervised={file}", f"is of method={cfg.method.name} on {cfg.data.name}",
+                f"give a checkpoint of method=supervised data={self.trained.data.name}",
+            )  # fmt: skip
+        network = build.backbone(cfg)
+        foreign.fill(file, foreign.OURS, network, checkpoint.backbone_state(state), "eval.supervised")
+        return [("supervised", network, cfg)]
 
     def run(self) -> dict[str, Any]:
-        """Extract, choose, score; print the table and write results.json."""
-        data, name = self.data, self.trained.method.name
-        self.console.print(f"checkpoint: {self.format}", highlight=False, soft_wrap=True)
-        loading = build.Loading.of(self.trained, self.device)
-        view = build.clean_view(self.trained)
-        assert data.test is not None
-        parts = {"fit": data.fit, "val": data.val, "test": data.test}
-        loaders = {part: loading.loader(p, self.cfg.batch_size, shuffle=False) for part, p in parts.items()}
-        rows: dict[str, dict[str, Any]] = {}
-        features = {part: raw_pixels(loader, self.device) for part, loader in loaders.items()}
-        rows["raw_pixels"] = self._score(features)
-        for row, network in (("random_init", self.untrained), (name, self.backbone)):
-            features = {part: extract(network, loader, view, self.device) for part, loader in loaders.items()}
-            rows[row] = self._score(features)
-        results = {
-            "schema": 1,
+        """Extract, choose, score; print the tables and write results.json."""
+        say = lambda text: self.console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
+        say(f"checkpoint: {self.format}")
+        name = self.trained.method.name
+        results = {data_name: self._on(*pair) for data_name, pair in self.data.items()}
+        first = results[self.trained.data.name]
+        mine = first["rows"][name]
+        settings = OmegaConf.to_container(self.cfg.eval, resolve=True)
+        assert isinstance(settings, dict)
+        out = {
+            "schema": 2,
             "ckpt": str(self.file),
-            "ckpt_sha256": hashlib.sha256(self.file.read_bytes()).hexdigest(),
+            "ckpt_sha256": run.digest_of_file(self.file),
             "format": self.format,
             "method": name,
-            "data": data.name,
             "backbone": self.trained.backbone.name,
             "epochs": self.trained.epochs if self.ours else None,
             "seed": self.trained.seed,
-            "protocol": PROTOCOL,
-            "knn": {"k": self.cfg.eval.knn.k, "temperature": self.cfg.eval.knn.temperature},
-            "images": {part: len(p) for part, p in parts.items()},
-            **rows[name],
-            "baselines": {row: rows[row] for row in ("raw_pixels", "random_init")},
+            "data": self.trained.data.name,
+            "protocols": {p: {"what": PROTOCOLS[p], "settings": settings[p]} for p in self.protocols},
+            "results": results,
+            **{f"{p}_top1": mine[p]["top1"] for p in ("knn", "linear") if p in mine},
+            "baselines": {row: figures for row, figures in first["rows"].items() if row != name},
             "versions": run.versions(),
             "device": run.device_name(self.device),
+            "seconds": round(self.watch(), 2),
             "command": " ".join(["python", *sys.argv]),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        run.write_json(self.folder / "results.json", results)
-        self.console.print(self._table(rows, len(data.test)))
-        self.console.print(f"results: {self.folder / 'results.json'}", highlight=False, soft_wrap=True)
-        return results
+        run.write_json(self.folder / "results.json", out)
+        self.console.print(table(results))
+        for figure in first["published"]:
+            say("published: {method}, {epochs} epochs, {protocol}: {top1:g} ({source})".format(**figure))
+        if self.cache.found:
+            say(f"{self.cache.found} sets of features were found in {self.cache.folder}")
+        say(f"results: {self.folder / 'results.json'}")
+        return out
 
-    def _score(self, f: dict[str, Features]) -> dict[str, Any]:
-        classes, knn = self.data.num_classes, self.cfg.eval.knn
-        chosen = self.grid.choose(f["fit"], f["val"], classes)
-        whole = Features(torch.cat([f["fit"].x, f["val"].x]), torch.cat([f["fit"].y, f["val"].y]))
+    def _on(self, data: DataSet, cfg: DictConfig) -> dict[str, Any]:
+        """All rows on one data set."""
+        loading = build.Loading.of(cfg, self.device)
+        held = {part: getattr(data, part) for part in PARTS}
+        labelled = data.labelled and data.test is not None
+        loaders = {p: loading.loader(held[p], self.cfg.batch_size, shuffle=False) for p in PARTS} if labelled else {}
+        common = {"data": data, "loading": loading, "loaders": loaders, "batch_size": self.cfg.batch_size}
+        rows: dict[str, dict[str, Any]] = {}
+        for name, network, trained in [("raw_pixels", None, self.trained), *self.networks]:
+            view = build.clean_view(trained)
+            if trained is self.trained:
+                view.center = cfg.data.center
+            subject = Subject(
+                name, network, view.to(self.device), build.plain(trained.augment), cache=self.cache, **common
+            )
+            wanted = [p for p in self.protocols if network is not None or p in WITHOUT_NETWORK]
+            if wanted:
+                rows[name] = {p: getattr(self, f"_{p}")(subject) for p in wanted}
+        published: Any = OmegaConf.to_container(OmegaConf.load(CONF / "published.yaml"))
+        mine = {"data": data.name, "backbone": self.trained.backbone.name}
         return {
-            "knn_top1": knn_accuracy(whole, f["test"], classes, knn.k, knn.temperature),
-            "linear_top1": self.grid.score(whole, f["test"], classes, chosen).top1,
-            "linear_head": {"lr": chosen.lr, "weight_decay": chosen.weight_decay, "validation_top1": chosen.top1},
+            "images": {part: len(p) for part, p in held.items() if p is not None},
+            "classes": data.num_classes,
+            "split": {k: cfg.data[k] for k in ("val_fraction", "split_seed") if k in cfg.data},
+            "rows": rows,
+            "published": [f for f in published["figures"] if {k: f[k] for k in mine} == mine and cfg is self.trained],
         }
 
-    def _table(self, rows: dict[str, dict[str, Any]], images: int) -> Table:
-        knn = self.cfg.eval.knn
-        table = Table(title=f"{self.data.name}: top-1 % on the test part ({images:,} images)", title_justify="left")
-        for column in ("features", f"kNN (k {knn.k}, T {knn.temperature})", "linear", "chosen on validation: lr, wd"):
-            table.add_column(column, justify="left" if column == "features" else "right")
-        for name, row in rows.items():
-            head = row["linear_head"]
-            table.add_row(
-                name,
-                f"{100 * row['knn_top1']:.2f}",
-                f"{100 * row['linear_top1']:.2f}",
-                f"{head['lr']:g}, {head['weight_decay']:g}",
+    # One method a protocol, by its name.
+
+    def _knn(self, subject: Subject) -> dict[str, Any]:
+        e, classes = self.cfg.eval.knn, subject.data.num_classes
+        bank, whole, test = subject.features("fit"), subject.whole(), subject.features("test")
+        if max(e.k, *e.ks) > len(whole) and subject.name == "raw_pixels":
+            self.console.print(
+                f"kNN: every k above {len(whole)}, the labelled images, is {len(whole)}", highlight=False
             )
-        return table
+        ks = sorted({min(k, len(whole)) for k in (e.k, *e.ks)})
+        temperatures = sorted({e.temperature, *e.temperatures})
+        right = (knn_grid(whole, test, classes, ks, temperatures) == test.y).float().mean(2)
+        val = subject.features("val")
+        held_out = (knn_grid(bank, val, classes, ks, temperatures) == val.y).float().mean(2)
+        i, j = divmod(int(held_out.argmax()), len(temperatures))
+        main = right[ks.index(min(e.k, len(whole))), temperatures.index(e.temperature)].item()
+        return {
+            "top1": main,
+            "k": min(e.k, len(whole)),
+            "temperature": e.temperature,
+            "chosen": {"k": ks[i], "temperature": temperatures[j], "validation_top1": held_out[i, j].item(),
+                       "top1": right[i, j].item()},
+            "grid": [{"k": k, "temperature": t, "top1": right[a, b].item()}
+                     for a, k in enumerate(ks) for b, t in enumerate(temperatures)],
+        }  # fmt: skip
+
+    def _linear(self, subject: Subject) -> dict[str, Any]:
+        classes = subject.data.num_classes
+        chosen = self.grid.choose(subject.features("fit"), subject.features("val"), classes)
+        final = self.grid.score(subject.whole(), subject.features("test"), classes, chosen)
+        return {
+            "top1": final.top1,
+            "chosen": {"lr": chosen.lr, "weight_decay": chosen.weight_decay, "validation_top1": chosen.top1},
+            "heads": len(self.grid.settings()),
+            "epochs": self.grid.epochs,
+        }
+
+    def _logistic(self, subject: Subject) -> dict[str, Any]:
+        parts = subject.features("fit"), subject.features("val"), subject.whole(), subject.features("test")
+        return self.logistic.evaluate(*parts, subject.data.num_classes)
+
+    def _linear_crops(self, subject: Subject) -> dict[str, Any]:
+        return self.linear_crops.evaluate(subject)
+
+    def _finetune(self, subject: Subject) -> dict[str, Any]:
+        return self.finetune.evaluate(subject)
+
+    def _lowshot(self, subject: Subject) -> dict[str, Any]:
+        return self.lowshot.evaluate(subject, self.grid, self.finetune)
+
+    def _unlabelled(self, subject: Subject) -> dict[str, Any]:
+        cfg = self.trained.copy()
+        cfg.augment.compiled = False
+        return self.unlabelled.evaluate(replace(subject), subject.data.pretrain, build.views(cfg))
+
+
+def table(results: dict[str, dict[str, Any]]) -> Table:
+    """`results` of results.json; a line a figure, a column a kind of features."""
+    names = list(dict.fromkeys(name for one in results.values() for name in one["rows"]))
+    out = Table(title="top-1 % on the test part", title_justify="left")
+    out.add_column("data")
+    out.add_column("protocol")
+    for name in names:
+        out.add_column(name, justify="right")
+    for data_name, one in results.items():
+        columns = {name: cells(figures) for name, figures in one["rows"].items()}
+        for line in dict.fromkeys(line for column in columns.values() for line in column):
+            out.add_row(data_name, line, *(columns.get(name, {}).get(line, "-") for name in names))
+        out.add_section()
+    return out
+
+
+def cells(figures: dict[str, Any]) -> dict[str, str]:
+    """protocol -> figures, of one kind of features, to line of the table -> what it shows."""
+    out: dict[str, str] = {}
+    for protocol, figure in figures.items():
+        if protocol == "unlabelled":
+            out |= {f"{k}, no labels": f"{v:.3f}" for k, v in figure.items() if isinstance(v, float)}
+        elif protocol == "lowshot":
+            for share, ways in figure.items():
+                for way in ("linear", "finetuned"):
+                    if way in ways:
+                        half = ways[way]["interval95"]
+                        spread = "" if half is None else f" ± {100 * half:.2f}"
+                        out[f"{share} of the labels, {way}"] = f"{100 * ways[way]['mean']:.2f}{spread}"
+        else:
+            line = f"kNN (k {figure['k']}, T {figure['temperature']})" if protocol == "knn" else protocol
+            out[line] = f"{100 * figure['top1']:.2f}" + ("" if figure.get("converged", True) else " (not converged)")
+    return out
+
+
+def _protocols(cfg: DictConfig) -> list[str]:
+    if "protocols" not in cfg.eval:
+        raise UserError("eval=", "this option is one of train.py", f"choose all, {', '.join(PROTOCOLS)}")
+    wanted = [str(p) for p in cfg.eval.protocols]
+    unknown = [p for p in wanted if p not in PROTOCOLS]
+    if unknown or not wanted:
+        raise UserError(
+            f"eval.protocols={wanted}",
+            f"{unknown or 'nothing'} to do",
+            f"choose of {', '.join(PROTOCOLS)}, or eval=all",
+        )
+    return wanted
+
+
+def _composed(setting: str, overrides: list[str]) -> DictConfig:
+    """The config of train.py with overrides given as key:value."""
+    try:
+        cfg = compose("train", overrides=[o.replace(":", "=", 1) for o in overrides])
+        OmegaConf.resolve(cfg)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(setting, str(error).splitlines()[0], "give settings of train.py") from error
+    OmegaConf.set_struct(cfg, False)
+    return cfg
 
 
 def _device(name: str) -> torch.device:

@@ -25,6 +25,77 @@ def rankme(z: Tensor, eps: float = 1e-7) -> float:
     return torch.exp(-(p * p.log()).sum()).item()
 
 
+def alpha_req(z: Tensor) -> float:
+    """The exponent alpha of a power law i^-alpha fitted to the eigenvalues of the covariance of z (N, D)
+    (alpha-ReQ, Agrawal et al., NeurIPS 2022): 0 is a flat spectrum, about 1 is where it finds the best features.
+
+    Least squares in log-log over all eigenvalues above 1e-9 of the largest; the official code fits a range
+    of them that it chooses for each network.
+    """
+    if not z.isfinite().all():
+        return float("nan")
+    z = z.double() - z.double().mean(0)
+    spectrum = torch.linalg.svdvals(z).square()
+    spectrum = spectrum[spectrum > 1e-9 * spectrum[:1]]
+    if len(spectrum) < 2:
+        return float("nan")
+    x, y = torch.arange(1, len(spectrum) + 1, dtype=z.dtype, device=z.device).log(), spectrum.log()
+    x = x - x.mean()
+    return -((x * y).sum() / x.square().sum()).item()
+
+
+def uniformity(z: Tensor, t: float = 2.0) -> float:
+    """log of the mean over all pairs of exp(-t * squared distance) of the l2-normalised rows of z (N, D)
+    (Wang and Isola, arXiv:2005.10242, section 4.1.2): 0 when collapsed, lower is more uniform."""
+    return torch.pdist(F.normalize(z.float(), dim=1)).square().mul(-t).exp().mean().log().item()
+
+
+def alignment(views: Tensor) -> float:
+    """Mean squared distance between the l2-normalised features of two views of an image, of views (N, Q, D)
+    over all pairs of the Q views (arXiv:2005.10242, section 4.1.1, alpha = 2): 0 is perfect."""
+    z, q = F.normalize(views.float(), dim=2), views.shape[1]
+    # Over all ordered pairs of unit vectors: 2 - 2 * (|sum|^2 - Q) / (Q * (Q - 1)).
+    together = z.sum(1).square().sum(1)
+    return (2 - 2 * (together - q) / (q * (q - 1))).mean().item()
+
+
+def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> float:
+    """LiDAR (arXiv:2312.04000, section 4): effective rank of linear discriminant analysis in which every image
+    is a class and its views are the samples; views (N, Q, D), between 1 and min(N - 1, D).
+
+    Args:
+        delta: added to the diagonal of the within-class covariance.
+    """
+    if not views.isfinite().all():
+        return float("nan")
+    e = views.double()
+    n, q, d = e.shape
+    means = e.mean(1)
+    within = (e - means.unsqueeze(1)).flatten(0, 1)
+    sigma_w = within.T @ within / (n * (q - 1)) + delta * torch.eye(d, dtype=e.dtype, device=e.device)
+    between = (means - means.mean(0)) / (n - 1) ** 0.5
+    # The eigenvalues of sigma_w^-1/2 sigma_b sigma_w^-1/2 are the squared singular values of L^-1 between^T.
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(sigma_w), between.T, upper=False)
+    values = torch.linalg.svdvals(whitened).square()
+    p = values / values.sum() + eps
+    return torch.exp(-(p * p.log()).sum()).item()
+
+
+def of_features(z: Tensor) -> dict[str, float]:
+    """What un-augmented features (N, D) tell without labels."""
+    return {
+        "feature_rank": rankme(z),
+        "feature_std": relative_std(z),
+        "alpha_req": alpha_req(z),
+        "uniformity": uniformity(z),
+    }
+
+
+def of_views(views: Tensor) -> dict[str, float]:
+    """What the features (N, Q, D) of augmented views tell without labels."""
+    return {"alignment": alignment(views), "lidar": lidar(views)}
+
+
 def collapsed(std: float, rank: float) -> bool:
     """Have the outputs collapsed to a point or a line?"""
     return not (std > COLLAPSED_STD and rank > COLLAPSED_RANK)

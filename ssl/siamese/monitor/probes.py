@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from siamese.augment import CleanView
 from siamese.distributed import gather, rank
 from siamese.errors import Stopped, UserError
-from siamese.evaluation import Features, knn_accuracy
+from siamese.evaluation import Features, knn_accuracy, view_features
 from siamese.methods import Batch, Method
 from siamese.monitor import health
 
 RANK_SAMPLES = 2048  # rows for RankMe: its singular values cost N * D * min(N, D)
+VIEW_IMAGES, VIEWS = 256, 4  # of which alignment and LiDAR are watched
 
 
 class Probe:
@@ -149,9 +150,11 @@ class Monitor(pl.Callback):
     @torch.no_grad()
     def measure(self, method: Method) -> dict[str, float]:
         """Figures of the un-augmented features, now."""
-        out = {}
         features = self.probe.features(method.backbone, method.device)
-        out["feature_rank"] = health.rankme(next(iter(features.values())).x[:RANK_SAMPLES])
+        out = health.of_features(next(iter(features.values())).x[:RANK_SAMPLES])
+        loader = next(iter(self.probe.loaders.values()))
+        assert method.views is not None
+        out |= health.of_views(view_features(method.backbone, method.views, loader, VIEW_IMAGES, VIEWS, method.device))
         if self.probe.labelled and self.head is not None:
             out["knn_top1"] = self.probe.knn(features)
             self.head.eval()

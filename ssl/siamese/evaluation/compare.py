@@ -1,0 +1,105 @@
+"""Several evaluations side by side, and which differences exceed the seeds' spread."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from siamese.errors import UserError
+from siamese.evaluation.statistics import exceeds, interval
+
+Values = dict[str, dict[str, list[float]]]  # group -> column -> a figure a run
+
+
+def compare(folders: Sequence[str], console: Console) -> Values:
+    """Print a table, mean ± half the 95 % interval over the runs that differ in the seed alone, and a line for
+    each two groups whose difference exceeds the spread (Welch's t-test at 5 %, one test a figure, not
+    corrected for their number).
+
+    Args:
+        folders: run folders of eval_linear.py, or their results.json.
+
+    Raises:
+        UserError: a folder without results, or results of another schema.
+    """
+    runs = [read(folder) for folder in folders]
+    values: Values = {}
+    seeds: dict[str, list[Any]] = {}
+    for one in runs:
+        name = f"{one['method']}, {one['backbone']}, {one['epochs']} epochs on {one['data']}"
+        seeds.setdefault(name, []).append((one["seed"], one["ckpt_sha256"]))
+        for column, value in figures(one).items():
+            values.setdefault(name, {}).setdefault(column, []).append(value)
+    for name, members in seeds.items():
+        if len(set(members)) < len(members):
+            raise UserError(
+                f"compare=[{','.join(map(str, folders))}]", f"holds one checkpoint twice ({name})",
+                "give each once, so that the spread is one over seeds",
+            )  # fmt: skip
+    columns = list(dict.fromkeys(c for row in values.values() for c in row))
+    table = Table(title="top-1 %, mean ± half of the 95 % interval over seeds", title_justify="left")
+    for column in ("pretraining", "seeds", *columns):
+        table.add_column(column, justify="left" if column == "pretraining" else "right")
+    for name, row in values.items():
+        table.add_row(name, str(len(seeds[name])), *(_cell(row.get(c)) for c in columns))
+    console.print(table)
+    for (a, row_a), (b, row_b) in itertools.combinations(values.items(), 2):
+        for column in (c for c in columns if c in row_a and c in row_b):
+            _say(console, a, b, column, row_a[column], row_b[column])
+    return values
+
+
+def _cell(values: list[float] | None) -> str:
+    if not values:
+        return "-"
+    over_seeds = interval(values)
+    half = over_seeds["interval95"]
+    return f"{100 * over_seeds['mean']:.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
+
+
+def _say(console: Console, a: str, b: str, column: str, x: list[float], y: list[float]) -> None:
+    points = 100 * (sum(x) / len(x) - sum(y) / len(y))
+    verdict = exceeds(x, y)
+    if verdict is None:
+        word = "cannot be judged: one seed tells no spread"
+    else:
+        word = "exceeds the seeds' spread" if verdict else "lies within the seeds' spread"
+    console.print(f"{column}: {a} - {b}: {points:+.2f} points, {word}", highlight=False, soft_wrap=True)
+
+
+def read(folder: str) -> dict[str, Any]:
+    """results.json of a run folder."""
+    file = Path(folder).expanduser()
+    file = file / "results.json" if file.is_dir() else file
+    try:
+        found = json.loads(file.read_text())
+        schema = found["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"compare={folder}", f"has no readable results.json ({error})", "give run folders of eval_linear.py"
+        ) from error
+    if schema != 2:
+        raise UserError(f"compare={folder}", f"its results.json has schema {schema}, 2 is known", "evaluate it again")
+    return found  # type: ignore[no-any-return]
+
+
+def figures(one: dict[str, Any]) -> dict[str, float]:
+    """The checkpoint's own top-1 figures: "data set protocol" -> fraction; of few labels the mean over their
+    choices."""
+    out: dict[str, float] = {}
+    for data, found in one["results"].items():
+        for protocol, figure in found["rows"][one["method"]].items():
+            if protocol == "lowshot":
+                out |= {
+                    f"{data} {share} {way}": ways[way]["mean"]
+                    for share, ways in figure.items()
+                    for way in ("linear", "finetuned")
+                    if way in ways
+                }
+            elif "top1" in figure:
+                out[f"{data} {protocol}"] = figure["top1"]
+    return out

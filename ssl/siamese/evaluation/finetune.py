@@ -1,0 +1,139 @@
+"""Fine-tuning: the whole network goes on with labels."""
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from siamese.augment import CleanView, View
+from siamese.data import Loader, Part
+from siamese.errors import UserError, check_number
+from siamese.evaluation.features import forward
+from siamese.evaluation.subject import Subject
+from siamese.optim import lr_factor
+
+
+@dataclass
+class FineTune:
+    """SGD on the whole network and a linear classifier that starts at zero, on random crops and flips, with
+    BatchNorm in train mode (SimCLR, arXiv:2002.05709, appendix B.5 and B.8).
+
+    Args:
+        lrs: learning rates to choose from on the validation part; one is taken as it is.
+        scaling: ``linear`` (lr * batch / 256) or ``none``.
+        weight_decay: of all weights.
+        batch_size, epochs: the last incomplete batch of an epoch is left out.
+        warmup_epochs: of a linear warm-up; then half a cosine.
+        layer_decay: the rate of a layer is that of the next one times this; the classifier has the whole rate.
+        crop_scale, interpolation, flip: as in `LinearCrops`.
+        seed: of order and crops.
+    """
+
+    lrs: Sequence[float]
+    scaling: str
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    warmup_epochs: float
+    layer_decay: float
+    crop_scale: Sequence[float] | None
+    interpolation: str | None
+    flip: float | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not self.lrs or min(self.lrs) <= 0:
+            raise UserError(f"eval.finetune.lrs={list(self.lrs)}", "positive rates are needed", "give a list")
+        for key, low in (("batch_size", 2), ("epochs", 1), ("weight_decay", 0), ("warmup_epochs", 0)):
+            check_number(f"eval.finetune.{key}", getattr(self, key), low)
+        check_number("eval.finetune.layer_decay", self.layer_decay, 0, 1, above=True)
+        if self.scaling not in ("linear", "none"):
+            raise UserError(f"eval.finetune.scaling={self.scaling}", "not known", "choose linear or none")
+
+    def evaluate(self, subject: Subject) -> dict[str, Any]:
+        """Top-1 on the test part; with several rates each is tried on the part that fits first."""
+        data, lr = subject.data, self.lrs[0]
+        assert data.test is not None
+        out: dict[str, Any] = {"epochs": self.epochs}
+        if len(self.lrs) > 1:
+            tried = {r: self.accuracy(subject, data.fit, data.val, r, self.epochs, self.seed) for r in self.lrs}
+            lr = max(tried, key=lambda r: tried[r])
+            out["chosen"] = {"lr": lr, "validation_top1": tried[lr]}
+        part = subject.all_training(marked=False)
+        return {"top1": self.accuracy(subject, part, data.test, lr, self.epochs, self.seed), "lr": lr, **out}
+
+    def accuracy(self, subject: Subject, on: Part, test: Part, lr: float, epochs: int, seed: int) -> float:
+        """Train a copy of the subject's network on one part, and score it on another."""
+        assert subject.network is not None
+        device = subject.loading.device
+        batch = min(self.batch_size, len(on))
+        loader = subject.loading.loader(on, batch, shuffle=True, seed=seed)
+        view = subject.crops(self.crop_scale, self.flip, self.interpolation)
+        network = Classifier(copy.deepcopy(subject.network), subject.data.num_classes).to(device)
+        network.requires_grad_(True)
+        rate = lr * (batch / 256 if self.scaling == "linear" else 1.0)
+        groups = layer_groups(network.backbone, self.layer_decay)
+        groups.append({"params": list(network.head.parameters()), "scale": 1.0})
+        self.train(network, groups, loader, view, rate, epochs, seed)
+        return accuracy(network, subject.loading.loader(test, subject.batch_size, shuffle=False), subject.view, device)
+
+    def train(
+        self, network: "Classifier", groups: list[dict[str, Any]], loader: Loader, view: View, rate: float,
+        epochs: int, seed: int,
+    ) -> None:  # fmt: skip
+        """All epochs, in place."""
+        optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True, weight_decay=self.weight_decay)
+        generator, steps = torch.Generator().manual_seed(seed), len(loader)
+        device = next(network.parameters()).device
+        network.train()
+        for epoch in range(epochs):
+            loader.sampler.set_epoch(epoch)
+            for i, (images, labels, aspect) in enumerate(loader):
+                factor = lr_factor(epoch * steps + i, steps, epochs, min(self.warmup_epochs, epochs / 2))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * factor * group["scale"]
+                logits = network(view(images.to(device), generator, aspect))
+                loss = F.cross_entropy(logits, labels.to(device), ignore_index=-1)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+
+class Classifier(nn.Module):
+    """A backbone and a linear layer that starts at zero."""
+
+    def __init__(self, backbone: nn.Module, classes: int):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(int(backbone.feature_dim), classes)  # type: ignore[arg-type]
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))  # type: ignore[no-any-return]
+
+
+def layer_groups(backbone: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """A group a layer, with ``scale`` = decay to the power of the layers between it and the classifier. A
+    layer is a part of the backbone, or a member of its numbered `blocks`, `layers` or `stages`."""
+    layers: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in backbone.named_parameters():
+        numbered = re.match(r"((?:blocks|layers|stages)\.\d+)\.", name)
+        layers.setdefault(numbered.group(1) if numbered else name.split(".")[0], []).append(parameter)
+    # The tensors of one part are of one depth, and parts are named in the order of the forward pass.
+    return [{"params": p, "scale": decay ** (len(layers) - i)} for i, p in enumerate(layers.values())]
+
+
+def accuracy(network: Classifier, loader: Loader, view: CleanView, device: torch.device) -> float:
+    """Top-1 of un-augmented images, a fraction."""
+    right = count = 0
+    with torch.no_grad():
+        for logits, y in forward(network, loader, view, device):
+            right += int(((logits.argmax(1) == y) & (y >= 0)).sum())
+            count += int((y >= 0).sum())
+    return right / count

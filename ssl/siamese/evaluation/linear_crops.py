@@ -1,0 +1,149 @@
+"""The papers' own linear evaluation: heads on the features of random crops, a forward pass an epoch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from siamese.errors import UserError, check_number
+from siamese.evaluation.features import Features
+from siamese.evaluation.linear import best_head, head_scores
+from siamese.evaluation.subject import Subject
+from siamese.optim import lr_factor
+
+
+@dataclass
+class LinearCrops:
+    """Linear classifiers on a frozen backbone in eval mode, trained on random resized crops and flips.
+
+    Every head of the grid is trained on the same crops, so that a sweep costs one run. Each is kept
+    twice: one copy learns from the training labels without the validation part, and is what the setting is
+    chosen by; the other learns from all training labels, and is what is scored on the test part, once.
+    Features are used as they are, without standardisation.
+
+    Args:
+        lrs, weight_decays: the grid.
+        scaling: ``linear`` (lr * batch / 256) or ``none``.
+        batch_size, epochs: of the training; the last incomplete batch of an epoch is left out.
+        schedule, milestones, per: as in `siamese.optim.lr_factor`.
+        momentum, nesterov: of SGD.
+        trust: LARS's coefficient (apex's LARC without clipping, for weights and biases apart); 0 is plain SGD.
+        init_std: of the weights at the start; biases start at 0.
+        crop_scale, interpolation: of the crops; null takes the training's.
+        flip: null takes the training's probability.
+        seed: of order, crops and starting weights.
+    """
+
+    lrs: Sequence[float]
+    weight_decays: Sequence[float]
+    scaling: str
+    batch_size: int
+    epochs: int
+    schedule: str
+    milestones: Sequence[int]
+    per: str
+    momentum: float
+    nesterov: bool
+    trust: float
+    init_std: float
+    crop_scale: Sequence[float] | None
+    interpolation: str | None
+    flip: float | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not self.lrs or not self.weight_decays or min(self.lrs) <= 0 or min(self.weight_decays) < 0:
+            raise UserError(
+                f"eval.linear_crops.lrs={list(self.lrs)} eval.linear_crops.weight_decays={list(self.weight_decays)}",
+                "positive learning rates and weight decays of at least 0 are needed", "give lists such as [0.1,0.3]",
+            )  # fmt: skip
+        check_number("eval.linear_crops.epochs", self.epochs, 1)
+        check_number("eval.linear_crops.batch_size", self.batch_size, 1)
+        check_number("eval.linear_crops.trust", self.trust, 0)
+        if self.scaling not in ("linear", "none"):
+            raise UserError(f"eval.linear_crops.scaling={self.scaling}", "not known", "choose linear or none")
+
+    @torch.no_grad()
+    def evaluate(self, subject: Subject) -> dict[str, Any]:
+        """Top-1 on the test part by the head that the validation part chose."""
+        network, classes, device = subject.network, subject.data.num_classes, subject.loading.device
+        assert network is not None
+        settings = [(lr, wd) for lr in self.lrs for wd in self.weight_decays]
+        part = subject.all_training()
+        batch_size = min(self.batch_size, len(part))
+        loader = subject.loading.loader(part, batch_size, shuffle=True, seed=self.seed)
+        view = subject.crops(self.crop_scale, self.flip, self.interpolation)
+        heads = Heads(self, settings, network.feature_dim, classes, device, batch_size)
+        generator = torch.Generator().manual_seed(self.seed)
+        steps = len(loader)
+        for epoch in range(self.epochs):
+            loader.sampler.set_epoch(epoch)
+            for i, (images, labels, aspect) in enumerate(loader):
+                # `all_training` marks the validation part by labels beyond the classes.
+                x = network(view(images.to(device), generator, aspect)).float()
+                y = labels.to(device)
+                factor = lr_factor(epoch * steps + i, steps, self.epochs, 0.0, self.schedule, self.milestones, self.per)
+                heads.step(x, y % classes, (y >= 0) & (y < classes), y >= 0, factor)
+        half = len(settings)
+        top1, loss = heads.score(subject.features("val"), slice(0, half))
+        best = best_head(top1, loss)
+        final, _ = heads.score(subject.features("test"), slice(half + best, half + best + 1))
+        return {
+            "top1": final[0].item(),
+            "chosen": {
+                "lr": settings[best][0],
+                "weight_decay": settings[best][1],
+                "validation_top1": top1[best].item(),
+            },
+            "heads": len(settings),
+            "epochs": self.epochs,
+        }
+
+
+class Heads:
+    """Weights and biases of all heads, twice: the first half learns from the samples to choose by, the
+    second from all.
+
+    Args:
+        recipe: how they are trained.
+        settings: (lr, weight decay) of each.
+    """
+
+    def __init__(
+        self, recipe: LinearCrops, settings: Sequence[tuple[float, float]], dim: int, classes: int,
+        device: torch.device, batch_size: int,
+    ):  # fmt: skip
+        self.recipe, self.count = recipe, 2 * len(settings)
+        scale = batch_size / 256 if recipe.scaling == "linear" else 1.0
+        self.lr = torch.tensor([s[0] * scale for s in settings] * 2, device=device).view(-1, 1, 1)
+        self.decay = torch.tensor([s[1] for s in settings] * 2, device=device).view(-1, 1, 1)
+        generator = torch.Generator().manual_seed(recipe.seed)
+        start = recipe.init_std * torch.randn(1, dim, classes, generator=generator)
+        self.weight = start.repeat(self.count, 1, 1).to(device)
+        self.bias = torch.zeros(self.count, 1, classes, device=device)
+        self.velocity = [torch.zeros_like(self.weight), torch.zeros_like(self.bias)]
+
+    def step(self, x: Tensor, y: Tensor, first: Tensor, second: Tensor, factor: float) -> None:
+        """One step of every head on features (B, D) and labels (B,); masks (B,) say which samples each half
+        learns from."""
+        classes = self.bias.shape[2]
+        logits = torch.einsum("bd,hdc->hbc", x, self.weight) + self.bias
+        error = logits.softmax(2).sub_(F.one_hot(y, classes))
+        for half, mask in zip(error.chunk(2), (first, second), strict=True):
+            half.mul_((mask / mask.sum().clamp(min=1)).view(1, -1, 1))
+        gradients = torch.einsum("bd,hbc->hdc", x, error), error.sum(1, keepdim=True)
+        for w, g, v in zip((self.weight, self.bias), gradients, self.velocity, strict=True):
+            g = g + self.decay * w
+            if self.recipe.trust:
+                size, slope = (t.flatten(1).norm(dim=1).view(-1, 1, 1) for t in (w, g))
+                g = g * torch.where((size > 0) & (slope > 0), self.recipe.trust * size / slope, 1.0)
+            v.mul_(self.recipe.momentum).add_(g)
+            w.sub_((g + self.recipe.momentum * v if self.recipe.nesterov else v) * (self.lr * factor))
+
+    def score(self, features: Features, which: slice) -> tuple[Tensor, Tensor]:
+        """Top-1 and mean cross entropy (heads,) of some heads."""
+        weight = torch.cat([self.weight[which], self.bias[which]], 1)
+        return head_scores(weight, ((F.pad(x, (0, 1), value=1.0), y) for x, y in features.blocks()))

@@ -1,0 +1,142 @@
+"""Few labels: linear heads and fine-tuning on a small part of the training labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from siamese.data import Part
+from siamese.errors import Stopped, UserError, check_number
+from siamese.evaluation.features import Features
+from siamese.evaluation.finetune import FineTune
+from siamese.evaluation.linear import LinearGrid, LinearResult, Standardised, best_head, head_scores
+from siamese.evaluation.statistics import interval
+from siamese.evaluation.subject import Subject
+
+FOLDS = 5
+
+
+@dataclass
+class LowShot:
+    """A linear head and the whole network, fine-tuned, on few labels, over several choices of these labels.
+
+    Nothing but the few labels chooses: the linear head's setting is the one with the best mean top-1 in a
+    cross-validation over five folds of them, the fine-tuning has one setting.
+
+    Args:
+        fractions: parts of the training labels, each class alike (at least one a class).
+        lists: files that name the labelled images in place of fractions, a line each: the file's name
+            (as SimCLR's 1percent.txt and 10percent.txt for ImageNet), or the index in the training part.
+        seeds: of the choices; a list has one choice, and the seeds are those of the training.
+        fine_tune: also fine-tune.
+        epochs: of the fine-tuning for each fraction, then for each list.
+    """
+
+    fractions: Sequence[float]
+    lists: Sequence[str]
+    seeds: Sequence[int]
+    fine_tune: bool
+    epochs: Sequence[int]
+
+    def __post_init__(self) -> None:
+        for f in self.fractions:
+            check_number("eval.lowshot.fractions", f, 0, 1, above=True)
+        if not self.seeds or len(self.epochs) < len(self.fractions) + len(self.lists):
+            raise UserError(
+                f"eval.lowshot.seeds={list(self.seeds)} eval.lowshot.epochs={list(self.epochs)}",
+                "a seed, and epochs for each fraction and list, are needed", "give seeds=[0,1,2] epochs=[60,30]",
+            )  # fmt: skip
+
+    def evaluate(self, subject: Subject, grid: LinearGrid, tuning: FineTune) -> dict[str, Any]:
+        """For each fraction or list: images, and of both ways every seed's top-1, their mean and the half
+        width of its 95 % interval."""
+        out: dict[str, Any] = {}
+        whole, part = subject.whole(), subject.all_training(marked=False)
+        if len(whole) != len(part):
+            raise Stopped(f"{len(part) - len(whole)} images cannot be read; remove them, and few labels can be counted")
+        sources: list[tuple[str, float | str]] = [
+            *((f"{100 * f:g}%", f) for f in self.fractions),
+            *((Path(name).stem, name) for name in self.lists),
+        ]
+        for (name, source), epochs in zip(sources, self.epochs, strict=False):
+            linear, tuned, count = [], [], 0
+            for seed in self.seeds:
+                index = listed(source, part) if isinstance(source, str) else few(part.labels, source, seed)
+                count = len(index)
+                linear.append(self._linear(whole.subset(index), subject.features("test"), grid, subject, seed))
+                if self.fine_tune and subject.network is not None:
+                    assert subject.data.test is not None
+                    tuned.append(
+                        tuning.accuracy(subject, part.subset(index), subject.data.test, tuning.lrs[0], epochs, seed)
+                    )
+            out[name] = {"images": count, "linear": interval(linear)}
+            if tuned:
+                out[name]["finetuned"] = {**interval(tuned), "epochs": epochs}
+        return out
+
+    def _linear(self, few: Features, test: Features, grid: LinearGrid, subject: Subject, seed: int) -> float:
+        classes, settings = subject.data.num_classes, grid.settings()
+        fold = folds(few.y, FOLDS, seed)
+        top1, loss = torch.zeros(2, len(settings), device=few.at).unbind()
+        for i in range(FOLDS):
+            held_out = (fold == i).nonzero().squeeze(1)
+            if not len(held_out) or len(held_out) == len(few):
+                continue
+            rest = few.subset((fold != i).nonzero().squeeze(1))
+            moments = rest.moments()
+            weight = grid.train(Standardised(rest, moments), classes, settings)
+            score, cost = head_scores(weight, Standardised(few.subset(held_out), moments).blocks())
+            top1 += score * len(held_out)
+            loss += cost * len(held_out)
+        chosen = LinearResult(0.0, *settings[best_head(top1, loss)])
+        return grid.score(few, test, classes, chosen).top1
+
+
+def few(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Indices of a seeded choice of `fraction` of each class, at least one; unknown labels are left out."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = []
+    for label in labels[labels >= 0].unique().tolist():
+        members = (labels == label).nonzero().squeeze(1)
+        count = max(1, round(fraction * len(members)))
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    return torch.cat(chosen).sort().values
+
+
+def folds(labels: Tensor, count: int, seed: int) -> Tensor:
+    """The fold (N,) of each sample: each class dealt out in turn, in a seeded order, one class going on where
+    the one before has ended."""
+    generator = torch.Generator().manual_seed(seed)
+    fold, dealt = torch.empty(len(labels), dtype=torch.int64, device=labels.device), 0
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().squeeze(1)
+        members = members[torch.randperm(len(members), generator=generator).to(members.device)]
+        fold[members] = (torch.arange(len(members), device=labels.device) + dealt) % count
+        dealt += len(members)
+    return fold
+
+
+def listed(file: str, part: Part) -> Tensor:
+    """Indices of the images that a file names.
+
+    Raises:
+        UserError: there is no such file, or it names what the training part does not hold.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"eval.lowshot.lists={file}", "is not a file", f"looked at {path.absolute()}")
+    names = path.read_text().split()
+    if isinstance(part.images, list):
+        places = {f.name: i for i, f in enumerate(part.images)}
+    else:
+        places = {str(i): i for i in range(len(part))}
+    unknown = [n for n in names if Path(n).name not in places]
+    if unknown or not names:
+        raise UserError(
+            f"eval.lowshot.lists={file}", f"names {len(unknown)} of {len(names)} images that are not in the training "
+            f"part{': ' + unknown[0] if unknown else ''}", "give file names, or indices for sets without files",
+        )  # fmt: skip
+    return torch.tensor(sorted({places[Path(n).name] for n in names}))
