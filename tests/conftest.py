@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # train.py and eval_linear.py
@@ -71,3 +73,14 @@ def session(config, tiny, tmp_path):
         return made
 
     return make
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 40 small images without labels."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(40):
+        pixels = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder

@@ -111,7 +111,7 @@ def test_every_data_set_names_an_existing_builder(config, data):
 
 @pytest.mark.parametrize("group", ["trainer", "logger", "eval", "sweep"])
 def test_every_other_option_composes(config, group):
-    for option in options(group):
+    for option in (o for o in options(group) if "/" not in o):  # a group within: tests/test_linear_crops.py
         if group == "sweep":
             assert (ROOT / "conf" / "sweep" / f"{option}.yaml").read_text().strip()
         else:

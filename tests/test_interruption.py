@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -96,17 +95,6 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_bit_by_bit(session, tmp_pat
     folders = [tmp_path / name for name in ("part", "whole")]
     assert differing(*(state(f / "checkpoints" / "last.ckpt") for f in folders)) == []
     assert losses(folders[0] / "metrics.csv") == losses(folders[1] / "metrics.csv")
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """A folder of 40 small images without labels."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i in range(40):
-        pixels = np.random.default_rng(i).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    return folder
 
 
 def test_moved_images_are_found_and_others_are_not_taken_for_them(session, tmp_path, photos):

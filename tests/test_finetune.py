@@ -1,0 +1,180 @@
+"""Fine-tuning and few labels."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from siamese import build
+from siamese.data import DataSet, Part
+from siamese.errors import UserError
+from siamese.evaluation import FeatureCache, LinearGrid
+from siamese.evaluation.finetune import Classifier, FineTune, layer_groups
+from siamese.evaluation.lowshot import LowShot, few, folds, listed
+from siamese.evaluation.subject import PARTS, Subject
+
+TUNING = dict(
+    lrs=[1.0], scaling="linear", weight_decay=0.0, batch_size=32, epochs=4, warmup_epochs=0, layer_decay=1.0,
+    crop_scale=[0.8, 1.0], interpolation="bilinear", flip=0.0, seed=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def subject(config):
+    """An untrained network and images whose class is their brightest quarter."""
+
+    def make():
+        torch.manual_seed(0)
+        labels = torch.arange(240) % 4
+        images = torch.randint(0, 100, (240, 3, 8, 8), dtype=torch.uint8)
+        for i, label in enumerate(labels.tolist()):
+            top, left = divmod(label, 2)
+            images[i, :, 4 * top : 4 * top + 4, 4 * left : 4 * left + 4] += 100
+        part = Part(images, labels)
+        data = DataSet("quarters", part.subset(torch.arange(160)), part.subset(torch.arange(160, 240)), list("abcd"))
+        cfg = config("backbone.widths=[8,16]", "method=simsiam")
+        loading = build.Loading.of(cfg, torch.device("cpu"))
+        loaders = {p: loading.loader(getattr(data, p), 64, shuffle=False) for p in PARTS}
+        network = build.backbone(cfg).requires_grad_(False).eval()
+        augment = build.plain(cfg.augment)
+        return Subject(
+            "x", network, build.clean_view(cfg), augment, data, loading, loaders, 64, FeatureCache(None, 100)
+        )
+
+    return make
+
+
+def test_fine_tuning_trains_a_copy(subject):
+    s = subject()
+    before = {k: v.clone() for k, v in s.network.state_dict().items()}
+    found = FineTune(**TUNING).evaluate(s)
+    assert found["top1"] > 0.9
+    assert "chosen" not in found
+    assert all(torch.equal(v, before[k]) for k, v in s.network.state_dict().items())
+    assert not any(p.requires_grad for p in s.network.parameters())
+
+
+def test_of_several_rates_the_validation_part_chooses(subject):
+    s = subject()
+    found = FineTune(**{**TUNING, "lrs": [1e-6, 1.0]}).evaluate(s)
+    assert found["chosen"]["lr"] == found["lr"] == 1.0
+    s.data.test.labels = s.data.test.labels.flip(0)
+    assert FineTune(**{**TUNING, "lrs": [1e-6, 1.0]}).evaluate(s)["chosen"] == found["chosen"]
+
+
+def test_the_optimiser_is_the_papers(subject, monkeypatch):
+    """Nesterov, the rate by the batch, half a cosine, BatchNorm in train mode, the head from zero."""
+    rates, modes = [], []
+    original = torch.optim.SGD.step
+
+    def step(self, *args):
+        group = self.param_groups[0]
+        assert group["nesterov"]
+        assert group["momentum"] == 0.9
+        rates.append(group["lr"])
+        return original(self, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    monkeypatch.setattr(
+        nn.Linear, "forward", lambda s, x: modes.append(s.training) or nn.functional.linear(x, s.weight, s.bias)
+    )
+    FineTune(**{**TUNING, "lrs": [0.05], "epochs": 2}).evaluate(subject())
+    steps = 2 * (160 // 32)
+    expected = [
+        0.05 * 32 / 256 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * i / steps)).item()) for i in range(steps)
+    ]
+    assert rates == pytest.approx(expected)
+    assert modes[:steps] == [True] * steps
+    assert not any(modes[steps:])
+    assert Classifier(subject().network, 4).head.weight.abs().sum() == 0
+
+
+def test_layer_decay_of_a_resnet():
+    network = torchvision.models.resnet18(num_classes=3)
+    network.fc = nn.Identity()
+    groups = layer_groups(network, 0.5)
+    assert [g["scale"] for g in groups] == [0.5**6, 0.5**5, 0.5**4, 0.5**3, 0.5**2, 0.5]  # conv1, bn1, layer1 to layer4
+    assert groups[0]["params"][0] is network.conv1.weight
+    assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
+
+
+def test_layer_decay_of_a_vision_transformer():
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    groups = layer_groups(network, 0.75)
+    last = next(i for i, g in enumerate(groups) if any(p is network.blocks[11].attn.qkv.weight for p in g["params"]))
+    first = next(i for i, g in enumerate(groups) if any(p is network.blocks[0].attn.qkv.weight for p in g["params"]))
+    assert last - first == 11
+    assert groups[last]["scale"] == pytest.approx(groups[first]["scale"] / 0.75**11)
+    assert len({id(p) for g in groups for p in g["params"]}) == len(list(network.parameters()))
+
+
+def test_few_labels_are_stratified_and_seeded():
+    labels = torch.tensor([0] * 50 + [1] * 100 + [2] * 7 + [-1] * 20)
+    chosen = few(labels, 0.1, 0)
+    assert labels[chosen].bincount().tolist() == [5, 10, 1]
+    assert torch.equal(chosen, few(labels, 0.1, 0))
+    assert not torch.equal(chosen, few(labels, 0.1, 1))
+    assert labels[few(labels, 0.001, 0)].tolist() == [0, 1, 2]  # at least one a class
+
+
+def test_folds_are_of_one_size_and_spread_the_classes():
+    labels = torch.tensor([0] * 10 + [1] * 5 + [2])
+    fold = folds(labels, 5, 0)
+    assert sorted(fold.bincount().tolist()) == [3, 3, 3, 3, 4]
+    assert fold[:10].bincount().tolist() == [2] * 5
+    assert fold[10:15].bincount().tolist() == [1] * 5
+
+
+def test_listed_labels(tmp_path):
+    files = [Path(f"/data/n0{i % 2}/n0{i % 2}_{i}.JPEG") for i in range(6)]
+    (tmp_path / "1percent.txt").write_text("n00_4.JPEG\nn01_1.JPEG\n")
+    assert listed(tmp_path / "1percent.txt", Part(files, torch.arange(6) % 2)).tolist() == [1, 4]
+    (tmp_path / "index.txt").write_text("5\n2\n")
+    assert listed(tmp_path / "index.txt", Part(torch.zeros(6, 3, 1, 1), torch.arange(6))).tolist() == [2, 5]
+    with pytest.raises(UserError, match="names 1 of 2 images that are not in the training part: n01_1"):
+        listed(tmp_path / "1percent.txt", Part(files[2:], torch.zeros(4)))
+    with pytest.raises(UserError, match=r"eval.lowshot.lists=nowhere.txt: is not a file"):
+        listed("nowhere.txt", Part(files, torch.zeros(6)))
+
+
+def test_few_labels_know_nothing_of_the_others(subject, tmp_path):
+    """With all other labels wrong, nothing changes."""
+    (tmp_path / "mine.txt").write_text("\n".join(str(i) for i in range(24)))
+    protocol = LowShot([0.1], [str(tmp_path / "mine.txt")], [0, 1], True, [6, 6])
+    grid = LinearGrid([0.01, 0.3], [0.0], epochs=20, batch_size=16, seed=0)
+    s = subject()
+    found = protocol.evaluate(s, grid, FineTune(**TUNING))
+    assert set(found) == {"10%", "mine"}
+    assert found["10%"]["images"] == 16
+    assert found["mine"]["images"] == 24
+    for way in ("linear", "finetuned"):
+        assert len(found["10%"][way]["values"]) == 2
+        assert found["10%"][way]["interval95"] is not None
+    assert found["mine"]["linear"]["mean"] > 0.4  # chance is 0.25
+    other = subject()
+    for name, part in (("fit", other.data.fit), ("val", other.data.val)):
+        wrong = part.labels.clone()
+        first = 24 if name == "fit" else 0
+        wrong[first:] = (wrong[first:] + 1) % 4
+        part.labels = wrong
+        other.loaders[name] = other.loading.loader(part, 64, shuffle=False)
+    mine = LowShot([], [str(tmp_path / "mine.txt")], [0, 1], True, [6])
+    assert mine.evaluate(other, grid, FineTune(**TUNING)) == {"mine": found["mine"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"fractions": [0.0]}, "fractions=0.0"), ({"seeds": []}, "seeds="), ({"epochs": []}, "epochs=")],
+)
+def test_impossible_low_shots(change, says):
+    with pytest.raises(UserError, match=says):
+        LowShot(**{**dict(fractions=[0.1], lists=[], seeds=[0], fine_tune=False, epochs=[1]), **change})
+
+
+@pytest.mark.parametrize("change", [{"lrs": []}, {"layer_decay": 1.5}, {"scaling": "no"}, {"epochs": 0}])
+def test_impossible_fine_tunings(change):
+    with pytest.raises(UserError, match=f"eval.finetune.{next(iter(change))}"):
+        FineTune(**{**TUNING, **change})

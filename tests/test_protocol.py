@@ -1,0 +1,316 @@
+"""eval_linear.py from end to end, inside one process."""
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from rich.console import Console
+from scipy import stats
+
+from siamese import build, checkpoint
+from siamese.cli import CONF
+from siamese.errors import UserError
+from siamese.evaluation import features as features_module
+from siamese.evaluation.compare import compare
+from siamese.evaluation.features import FeatureCache
+from siamese.evaluation.protocol import PROTOCOLS, Evaluation
+from siamese.evaluation.statistics import exceeds, interval
+
+SHORT = (
+    "eval=all", "eval.linear.epochs=2", "eval.linear_crops.epochs=1", "eval.finetune.epochs=1",
+    "eval.lowshot.seeds=[0,1]", "eval.lowshot.epochs=[1,1]", "eval.unlabelled.samples=200",
+    "eval.unlabelled.view_images=50", "eval.unlabelled.views=3", "eval.logistic.l2s=[1e-3,1e-1]",
+    "eval.finetune.lrs=[0.05,0.5]",
+)  # fmt: skip
+
+
+@pytest.fixture
+def trained(session):
+    """A checkpoint of a run of a second."""
+    run = session()
+    run.fit()
+    return run.checkpoints.file
+
+
+@pytest.fixture
+def evaluation(config, tmp_path):
+    """Builds an evaluation as inside of hydra.main, where data sets can be composed."""
+
+    def make(file, *overrides, folder="e"):
+        cache = [f"eval.cache={tmp_path / 'cache'}"] * ("eval=cifar" not in overrides)
+        cfg = config(f"ckpt={file}", f"run_dir={tmp_path / folder}", *cache, *overrides, name="eval_linear")
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return Evaluation(cfg)
+
+    return make
+
+
+def choices(node, path=""):
+    """Everything that a results.json calls chosen, without the test figure of the choice."""
+    out = {}
+    for key, value in node.items():
+        if key == "chosen":
+            out[path] = {k: v for k, v in value.items() if k != "top1"}
+        elif isinstance(value, dict):
+            out |= choices(value, f"{path}/{key}")
+    return out
+
+
+def test_every_protocol(trained, evaluation, tmp_path):
+    made = evaluation(trained, *SHORT)
+    before = {k: hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in made.backbone.state_dict().items()}
+    results = made.run()
+    after = {k: hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in made.backbone.state_dict().items()}
+    assert before == after
+    assert not any(m.training for m in made.backbone.modules())
+    assert json.loads((tmp_path / "e" / "results.json").read_text()) == json.loads(json.dumps(results))
+    assert results["schema"] == 2
+    assert results["ckpt_sha256"] == hashlib.sha256(trained.read_bytes()).hexdigest()
+    assert set(results["protocols"]) == set(PROTOCOLS)
+    rows = results["results"]["digits"]["rows"]
+    assert set(rows) == {"raw_pixels", "random_init", "simsiam"}
+    assert set(rows["simsiam"]) == set(rows["random_init"]) == set(PROTOCOLS)
+    assert set(rows["raw_pixels"]) == {"knn", "linear", "logistic", "lowshot"}
+    for row in rows.values():
+        for protocol in set(row) - {"lowshot", "unlabelled"}:
+            assert 0 < row[protocol]["top1"] <= 1, protocol
+    assert len(rows["simsiam"]["lowshot"]["10%"]["finetuned"]["values"]) == 2
+    assert rows["simsiam"]["unlabelled"]["lidar"] > 1
+    assert results["linear_top1"] == rows["simsiam"]["linear"]["top1"]
+
+
+def test_permuting_the_test_labels_changes_no_choice(trained, evaluation):
+    found = []
+    for permuted in (False, True):
+        made = evaluation(trained, *SHORT, f"eval.cache={'null'}", folder=str(permuted))
+        data, _ = made.data["digits"]
+        if permuted:
+            data.test.labels = data.test.labels[torch.randperm(len(data.test.labels))]
+        found.append(made.run())
+    chosen = [choices(f["results"]) for f in found]
+    assert len(chosen[0]) > 12
+    assert chosen[0] == chosen[1]
+    assert found[0]["linear_top1"] != found[1]["linear_top1"]
+
+
+def test_other_data_and_a_supervised_row(trained, evaluation, session, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 12, 12), dtype=np.uint8)
+    labels = np.arange(60) % 3
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    labelled = session("method=supervised", folder="labelled")
+    labelled.fit()
+    other = f"npz:{tmp_path / 'x.npz'}"
+    common = ("eval=knn", f"eval.supervised={labelled.checkpoints.file}")
+    results = evaluation(trained, *common, f"eval.data=['{other}']").run()["results"]
+    assert list(results) == ["digits", "npz"]
+    assert results["npz"]["classes"] == 3
+    assert list(results["digits"]["rows"]) == ["raw_pixels", "random_init", "supervised", "simsiam"]
+    assert results["npz"]["rows"]["simsiam"]["knn"]["chosen"]["k"] <= 60
+    for item, says in (
+        ("digits", "is judged already"), ("npz", "data.path=null"), ("nothing", "eval.data=.nothing."),
+        (f"npz:{tmp_path / 'no.npz'}", "does not exist"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            evaluation(trained, "eval=knn", f"eval.data=['{item}']", folder="f")
+    with pytest.raises(UserError, match="is of method=simsiam on digits; give a checkpoint of method=supervised"):
+        evaluation(trained, "eval=knn", f"eval.supervised={trained}", folder="f")
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_backbone_can_be_looked_at_without_labels(session, evaluation, tmp_path, photos):
+    run = session(
+        "data=folder", f"data.path={photos}", "data.size=24", "data.crop=16", "batch_size=4", "backbone=small"
+    )
+    run.fit()
+    with pytest.raises(UserError, match="no labels or no test part; these protocols need both; eval=unlabelled"):
+        evaluation(run.checkpoints.file)
+    results = evaluation(run.checkpoints.file, "eval=unlabelled", "eval.unlabelled.views=3").run()
+    assert set(results["results"]["folder"]["rows"]) == {"random_init", "simsiam"}
+    assert results["results"]["folder"]["rows"]["simsiam"]["unlabelled"]["samples"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("eval.protocols=[knn,lniear]",), "lniear"),
+        (("eval=cifar",), "one of train.py"),
+        (("eval.knn.ks=[0]",), "eval.knn.ks=0"),
+        (("eval.logistic.l2s=[]",), "eval.logistic.l2s"),
+        (("eval.in_memory_mb=-1",), "eval.in_memory_mb"),
+        (("eval=lowshot", "eval.lowshot.epochs=[1]"), "eval.lowshot.seeds"),
+    ],
+)
+def test_mistakes(trained, evaluation, arguments, says, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=says):
+        evaluation(trained, *arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_class_count_that_differs(trained, evaluation):
+    state = torch.load(trained, weights_only=True)
+    state[checkpoint.KEY]["num_classes"] = 7
+    torch.save(state, trained)
+    with pytest.raises(UserError, match="has 10 classes now, 7 when the checkpoint was trained"):
+        evaluation(trained)
+
+
+# The cache
+
+
+class Counted(torch.nn.Module):
+    feature_dim = 2
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.calls = torch.nn.Linear(3, 2), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.linear(x.mean((2, 3)))
+
+
+@pytest.fixture
+def cached(config, tmp_path):
+    """Features of 50 images by a cache, and what they are made of."""
+    cfg = config()
+    part = build.data_set(cfg).fit.subset(torch.arange(50))
+    view, device = build.clean_view(cfg), torch.device("cpu")
+    network = Counted()
+
+    def make(megabytes=100.0, part=part, network=network, view=view):
+        loader = build.Loading.of(cfg, device).loader(part, 16, shuffle=False)
+        return FeatureCache(tmp_path / "cache", megabytes).features(network, part, loader, view, device)
+
+    return make, network, part, view
+
+
+def test_features_are_found_again(cached, tmp_path):
+    make, network, part, view = cached
+    first, calls = make(), network.calls
+    second = make()
+    assert network.calls == calls > 0
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(first.y, part.labels)
+    changed = copy.deepcopy(view)
+    changed.mean += 0.1
+    make(view=changed)
+    assert network.calls == 2 * calls
+    other = part.subset(torch.arange(50))
+    other.images[0, 0, 0, 0] += 1
+    make(part=other)
+    assert network.calls == 3 * calls
+    with torch.no_grad():
+        network.linear.bias += 1
+    make()
+    assert network.calls == 4 * calls
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_large_features_stay_in_their_file(cached):
+    make, _, part, _ = cached
+    small, large = make(), make(megabytes=0)
+    assert small.x.dtype == torch.float32
+    assert large.x.dtype == torch.float16
+    torch.testing.assert_close(large.rows(torch.arange(50)), small.x, atol=2e-3, rtol=2e-3)
+    part.labels[3] = -1  # unknown, or an image that cannot be read
+    assert len(make(megabytes=0)) == len(make()) == 49
+
+
+def test_a_damaged_cache(cached, tmp_path):
+    make, *_ = cached
+    make()
+    (folder,) = (tmp_path / "cache").iterdir()
+    for name, content in (("x.npy", None), ("meta.json", b"{")):
+        before = (folder / name).read_bytes()
+        (folder / name).write_bytes(content or before[:-4] + b"abcd")
+        with pytest.raises(UserError, match=r"eval.cache=.*is damaged .*delete it, or set eval.cache=null"):
+            make()
+        (folder / name).write_bytes(before)
+    make()
+
+
+def test_an_unfinished_cache_is_not_taken_for_a_finished_one(cached, tmp_path, monkeypatch):
+    make, *_ = cached
+
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(features_module, "digest_of_file", fail)
+    with pytest.raises(KeyboardInterrupt):
+        make()
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+# Seeds
+
+
+def test_the_interval_is_students():
+    values = [0.9, 0.92, 0.97, 0.91]
+    low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    found = interval(values)
+    assert found["mean"] == pytest.approx(np.mean(values))
+    assert found["interval95"] == pytest.approx((high - low) / 2)
+    assert interval([0.5])["interval95"] is None
+
+
+def test_which_differences_exceed_the_spread():
+    assert exceeds([0.90, 0.91, 0.92], [0.80, 0.81, 0.82]) is True
+    assert exceeds([0.90, 0.80, 0.70], [0.82, 0.79, 0.75]) is False
+    assert exceeds([0.9], [0.8, 0.7]) is None
+    assert exceeds([0.9, 0.9], [0.9, 0.9]) is False
+
+
+def test_runs_side_by_side(tmp_path, capsys):
+    for method, base in (("byol", 0.9), ("moco", 0.8)):
+        for seed in range(3):
+            folder = tmp_path / f"{method}{seed}"
+            folder.mkdir()
+            top1 = base + 0.01 * seed
+            one = {
+                "schema": 2, "method": method, "backbone": "small", "epochs": 3, "data": "digits", "seed": seed,
+                "ckpt_sha256": f"{method}{seed}",
+                "results": {"digits": {"rows": {method: {
+                    "knn": {"top1": top1}, "unlabelled": {"lidar": 3.0},
+                    "lowshot": {"1%": {"linear": {"mean": 0.5 + 0.1 * seed}}},
+                }}}},
+            }  # fmt: skip
+            (folder / "results.json").write_text(json.dumps(one))
+    folders = [str(tmp_path / f"{m}{s}") for m in ("byol", "moco") for s in range(3)]
+    console = Console(width=160)
+    values = compare(folders, console)
+    assert values["byol, small, 3 epochs on digits"]["digits knn"] == pytest.approx([0.9, 0.91, 0.92])
+    out = capsys.readouterr().out
+    assert "91.00 ± 2.48" in out  # 4.303 * 0.01 / sqrt(3)
+    assert (
+        "digits knn: byol, small, 3 epochs on digits - moco, small, 3 epochs on digits: +10.00 points, exceeds" in out
+    )
+    assert "+0.00 points, lies within" in out
+    compare([folders[0], folders[3]], console)
+    assert "cannot be judged: one seed" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds one checkpoint twice"):
+        compare([folders[0], folders[0]], console)
+    with pytest.raises(UserError, match="no readable results.json"):
+        compare([str(tmp_path)], console)
+    (tmp_path / "byol0" / "results.json").write_text('{"schema": 1}')
+    with pytest.raises(UserError, match="has schema 1, 2 is known"):
+        compare([folders[0]], console)
+
+
+def test_published_figures_name_what_there_is():
+    figures = OmegaConf.load(CONF / "published.yaml").figures
+    for figure in figures:
+        assert (CONF / "data" / f"{figure.data}.yaml").is_file()
+        assert (CONF / "backbone" / f"{figure.backbone}.yaml").is_file()
+        assert (CONF / "method" / f"{figure.method}.yaml").is_file()
+        assert 0 < figure.top1 < 100
+        assert figure.source
+    assert Path(CONF / "eval" / "all.yaml").read_text().count(",") == len(PROTOCOLS) - 1
