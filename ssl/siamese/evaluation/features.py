@@ -52,7 +52,7 @@ class Features:
 
     def rows(self, index: Tensor) -> Tensor:
         """(len(index), D) float32, ready to compute with."""
-        return self.x[index].to(self.at).float()
+        return self.x.index_select(0, index.to(self.x.device)).to(self.at).float()
 
     def blocks(self, size: int = ROWS) -> Iterator[tuple[Tensor, Tensor]]:
         """(rows, labels) in order, ready to compute with."""

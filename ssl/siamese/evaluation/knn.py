@@ -9,7 +9,7 @@ from torch import Tensor
 from siamese.evaluation.features import Features
 
 BLOCK = 1 << 25  # entries of a block of similarities, 128 MB
-BANK_ROWS = 1 << 16  # of the bank in such a block
+BANK_ROWS = 1 << 14  # of the bank in such a block
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from siamese.errors import UserError, check_number
 from siamese.evaluation.features import Features
-from siamese.evaluation.linear import best_head, head_scores
+from siamese.evaluation.linear import TINY, best_head, head_scores
 from siamese.evaluation.subject import Subject
 from siamese.optim import lr_factor
 
@@ -131,7 +131,7 @@ class Heads:
         learns from."""
         classes = self.bias.shape[2]
         logits = torch.einsum("bd,hdc->hbc", x, self.weight) + self.bias
-        error = logits.softmax(2).sub_(F.one_hot(y, classes))
+        error = logits.softmax(2).clamp_(min=TINY).sub_(F.one_hot(y, classes))
         for half, mask in zip(error.chunk(2), (first, second), strict=True):
             half.mul_((mask / mask.sum().clamp(min=1)).view(1, -1, 1))
         gradients = torch.einsum("bd,hbc->hdc", x, error), error.sum(1, keepdim=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from siamese.errors import UserError
 from siamese.evaluation.features import Features
-from siamese.evaluation.linear import Standardised, best_head, head_scores
+from siamese.evaluation.linear import TINY, Standardised, best_head, head_scores
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Logistic:
             for x, y in fit.blocks():  # the gradient of softmax cross entropy, written out
                 log_p = (x @ weight).log_softmax(1)
                 loss -= log_p.gather(1, y.unsqueeze(1)).sum(dtype=torch.float64) / len(fit)
-                gradient += x.T @ log_p.exp_().sub_(F.one_hot(y, num_classes)).div_(len(fit))
+                gradient += x.T @ log_p.exp_().clamp_(min=TINY).sub_(F.one_hot(y, num_classes)).div_(len(fit))
             weight.grad = gradient
             return loss
 

@@ -14,6 +14,7 @@ from siamese.augment import CleanView
 from siamese.distributed import gather, rank
 from siamese.errors import Stopped, UserError
 from siamese.evaluation import Features, knn_accuracy, view_features
+from siamese.evaluation.linear import TINY
 from siamese.methods import Batch, Method
 from siamese.monitor import health
 
@@ -109,7 +110,7 @@ class Monitor(pl.Callback):
         with torch.no_grad(), torch.autocast(self.captured.device.type, enabled=False):
             x = norm(captured)
             # The gradient of the mean cross entropy over the known labels, written out.
-            error = linear(x).softmax(1).sub_(F.one_hot(labels.clamp(min=0), self.probe.num_classes))
+            error = linear(x).softmax(1).clamp_(min=TINY).sub_(F.one_hot(labels.clamp(min=0), self.probe.num_classes))
             known = labels >= 0
             error *= (known / known.sum().clamp(min=1)).unsqueeze(1)
             linear.weight.grad, linear.bias.grad = error.T @ x, error.sum(0)

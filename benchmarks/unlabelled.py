@@ -1,0 +1,70 @@
+"""How well each figure without labels ranks checkpoints by their later linear accuracy (Spearman).
+
+    python benchmarks/unlabelled.py [OVERRIDES OF train.py …]
+    python benchmarks/unlabelled.py data=npz data.path=cifar10.npz data.crop=16 backbone=small batch_size=256
+
+Trains every method of --methods for every number of epochs of --epochs, with one seed, judges each checkpoint on the
+test part (eval=linear) and without labels (eval=unlabelled), and prints a table, the rank correlations and one JSON line.
+Runs that are there already (--folder) are not repeated.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from scipy.stats import spearmanr
+
+ROOT = Path(__file__).resolve().parents[1]
+FIGURES = ("feature_rank", "feature_std", "alpha_req", "uniformity", "alignment", "lidar")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default="simclr,moco,byol,simsiam")
+    parser.add_argument("--epochs", default="1,3,9,27")
+    parser.add_argument("--folder", default="outputs/unlabelled")
+    parser.add_argument("--samples", default="10000", help="images for rank, std, alpha and uniformity")
+    a, overrides = parser.parse_known_args()
+    rows = []
+    for method in a.methods.split(","):
+        for epochs in a.epochs.split(","):
+            where = Path(a.folder) / f"{method}_{epochs}"
+            if not (where / "e" / "results.json").is_file():
+                run("train.py", f"method={method}", f"epochs={epochs}", f"run_dir={where}", "monitor.every=0",
+                    "optimizer.warmup_epochs=0", "overwrite=true", *overrides)  # fmt: skip
+                run("eval_linear.py", f"ckpt={where}/checkpoints/last.ckpt", f"run_dir={where / 'e'}",
+                    "eval.protocols=[linear,unlabelled]", f"eval.unlabelled.samples={a.samples}", "eval.cache=null")  # fmt: skip
+            results = json.loads((where / "e" / "results.json").read_text())
+            (one,) = results["results"].values()
+            figures = one["rows"][method]
+            rows.append({"method": method, "epochs": int(epochs), "linear": figures["linear"]["top1"],
+                         **{f: figures["unlabelled"][f] for f in FIGURES}})  # fmt: skip
+            print(
+                "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{v}" for k, v in rows[-1].items()), flush=True
+            )
+    print(f"\nSpearman's rank correlation with linear top-1 over {len(rows)} checkpoints (within each method, mean)")
+    correlation = {}
+    for figure in FIGURES:
+        over_all = rank([(r[figure], r["linear"]) for r in rows])
+        within = [rank([(r[figure], r["linear"]) for r in rows if r["method"] == m]) for m in a.methods.split(",")]
+        correlation[figure] = over_all
+        print(f"{figure:14} {over_all:6.2f}   ({sum(within) / len(within):.2f})")
+    print(json.dumps({"benchmark": "unlabelled", "spearman": correlation, "rows": rows, "overrides": overrides}))
+
+
+def rank(pairs: list[tuple[float, float]]) -> float:
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic)
+
+
+def run(script: str, *arguments: str) -> None:
+    done = subprocess.run([sys.executable, str(ROOT / script), *arguments], capture_output=True, text=True,
+                          env={**os.environ, "COLUMNS": "160"})  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{script} {' '.join(arguments)}: {done.stderr}")
+
+
+if __name__ == "__main__":
+    main()
