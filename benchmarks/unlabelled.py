@@ -4,8 +4,8 @@
     python benchmarks/unlabelled.py data=npz data.path=cifar10.npz data.crop=16 backbone=small batch_size=256
 
 Trains every method of --methods for every number of epochs of --epochs, with one seed, judges each checkpoint on the
-test part (eval=linear) and without labels (eval=unlabelled), and prints a table, the rank correlations and one JSON line.
-Runs that are there already (--folder) are not repeated.
+test part (eval=linear) and without labels (eval=unlabelled), and prints a table, the rank correlations and one JSON
+line. Runs that are there already (--folder) are not repeated.
 """
 
 import argparse
@@ -35,8 +35,9 @@ def main() -> None:
             if not (where / "e" / "results.json").is_file():
                 run("train.py", f"method={method}", f"epochs={epochs}", f"run_dir={where}", "monitor.every=0",
                     "optimizer.warmup_epochs=0", "overwrite=true", *overrides)  # fmt: skip
-                run("eval_linear.py", f"ckpt={where}/checkpoints/last.ckpt", f"run_dir={where / 'e'}",
-                    "eval.protocols=[linear,unlabelled]", f"eval.unlabelled.samples={a.samples}", "eval.cache=null")  # fmt: skip
+                ckpt = f"ckpt={where}/checkpoints/last.ckpt"
+                run("eval_linear.py", ckpt, f"run_dir={where / 'e'}", "eval.cache=null",
+                    "eval.protocols=[linear,unlabelled]", f"eval.unlabelled.samples={a.samples}")  # fmt: skip
             results = json.loads((where / "e" / "results.json").read_text())
             (one,) = results["results"].values()
             figures = one["rows"][method]
