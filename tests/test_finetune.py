@@ -165,6 +165,21 @@ def test_few_labels_know_nothing_of_the_others(subject, tmp_path):
     assert mine.evaluate(other, grid, FineTune(**TUNING)) == {"mine": found["mine"]}
 
 
+def test_few_labels_are_cross_validated(subject, monkeypatch):
+    """Five times four fifths train all settings, the rest chooses; then the chosen one sees all."""
+    seen = []
+    original = LinearGrid.train
+
+    def train(self, fit, classes, settings):
+        seen.append((len(fit), len(settings)))
+        return original(self, fit, classes, settings)
+
+    monkeypatch.setattr(LinearGrid, "train", train)
+    grid = LinearGrid([0.01, 0.3], [0.0], epochs=2, batch_size=16, seed=0)
+    LowShot([0.25], [], [0], False, [1]).evaluate(subject(), grid, FineTune(**TUNING))
+    assert seen == [(32, 2)] * 5 + [(40, 1)]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [({"fractions": [0.0]}, "fractions=0.0"), ({"seeds": []}, "seeds="), ({"epochs": []}, "epochs=")],

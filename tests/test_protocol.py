@@ -267,6 +267,9 @@ def test_which_differences_exceed_the_spread():
     assert exceeds([0.90, 0.80, 0.70], [0.82, 0.79, 0.75]) is False
     assert exceeds([0.9], [0.8, 0.7]) is None
     assert exceeds([0.9, 0.9], [0.9, 0.9]) is False
+    few, many = [0.90, 0.84], [0.800, 0.801, 0.799, 0.802, 0.798, 0.800, 0.801, 0.799]
+    assert stats.ttest_ind(few, many).pvalue < 0.001  # a pooled variance would be sure
+    assert exceeds(few, many) is False
 
 
 def test_runs_side_by_side(tmp_path, capsys):

@@ -53,6 +53,8 @@ def test_a_run_folder_holds_what_is_promised(session, tmp_path, method):
     assert len(logged) >= 3
     assert any(r["knn_top1"] for r in rows)
     assert any(r["images_per_second"] for r in rows)
+    for column in ("projection_std", "feature_rank", "alpha_req", "uniformity", "alignment", "lidar"):
+        assert any(r[column] for r in rows), column
     with Image.open(folder / "views.png") as picture:
         assert picture.size[0] > 300
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
