@@ -36,6 +36,8 @@ SLOW_TO_FIND = [
     ("data.val_fraction=0", "data.val_fraction=0", "(0, 1)"),
     ("optimizer.lr=-1", "optimizer.lr=-1", "above 0"),
     ("data.resident=maybe", "data.resident=maybe", "auto"),
+    ("compile=maybe", "compile=maybe", "auto, true or false"),
+    ("eval=all", "eval=", "one of eval_linear.py"),
     ("trainer.precision=33", "trainer", "33"),
     ("trainer.precision=16-mixed", "trainer.precision=16-mixed", "bf16-mixed"),
     ("on_nonfinite=ignore", "on_nonfinite=ignore", "stop or skip"),

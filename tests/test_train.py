@@ -2,8 +2,10 @@
 
 import csv
 import hashlib
+import importlib.util
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
-from siamese import checkpoint
+from siamese import build, checkpoint
 from siamese.errors import Stopped, UserError
 from siamese.methods import Batch
 
@@ -445,6 +447,49 @@ def test_half_precision(session):
     run.method.loss = lambda views: (seen.append(original(views)), seen[-1])[1]
     run.fit()
     assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in seen)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's compiler about its own doing
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+def test_the_fast_path_takes_the_plain_paths_steps(session, monkeypatch):
+    """Compiled networks and views, channels last, images resident; against none of it. Same views, float32."""
+    losses = {}
+    common = ("method=simsiam", "batch_size=143", "epochs=1", "monitor.every=0", "trainer.log_every_n_steps=1",
+              "backbone.widths=[16,32]")  # fmt: skip
+    fast = session(*common, "compile=true", "augment.compiled=true", folder="fast")
+    fast.fit()
+    monkeypatch.setattr("siamese.session.channels_last", lambda network: network)
+    plain = session(*common, "compile=false", "augment.compiled=false", "data.resident=false", folder="plain")
+    plain.fit()
+    for run in (fast, plain):
+        losses[run] = [float(row["loss"]) for row in rows_of(run.folder / "metrics.csv") if row["loss"]]
+    assert len(losses[fast]) == 10
+    assert losses[fast] == pytest.approx(losses[plain], abs=1e-5)
+    weights = [next(run.method.backbone.parameters()) for run in (fast, plain)]
+    assert weights[0].is_contiguous(memory_format=torch.channels_last)
+    assert not weights[1].is_contiguous(memory_format=torch.channels_last)
+    assert list(fast.method.state_dict()) == list(plain.method.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "devices", "compiled", "precision"),
+    [(False, 1, False, "32-true"), (True, 1, True, "bf16-mixed"), (True, 8, False, "bf16-mixed")],
+)
+def test_what_auto_means(config, monkeypatch, gpu, devices, compiled, precision):
+    cfg = config(f"trainer.devices={devices}")
+    assert cfg.compile == cfg.trainer.precision == "auto"
+    monkeypatch.setattr(build, "on_gpu", lambda cfg: gpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **k: gpu)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "triton" or None)
+    build.choose(cfg)
+    assert cfg.compile is compiled
+    assert cfg.trainer.precision == precision
+    given = config("compile=false", "trainer.precision=32-true")
+    build.choose(given)
+    assert given.compile is False
+    assert given.trainer.precision == "32-true"
 
 
 def test_accumulation_says_what_it_cannot_imitate(session, capsys):

@@ -1,6 +1,7 @@
 """From the composed config to objects. Whatever is wrong with the config is said here, before anything
 is written."""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,9 @@ def check_scalars(cfg: DictConfig) -> None:
 
 # Settings that may change when a run goes on: how long, where, how it is watched, and how data reach the device.
 FREE = (
-    "epochs", "run_dir", "resume", "overwrite", "deterministic", "on_", "checkpoint.", "monitor.", "logger.", "eval.",
-    "trainer.", "augment.compiled", "data.path", "data.test_path", "data.download", "data.resident", "data.workers",
-    "data.epochs", "data.batch_size", "scale.", "views.",
+    "epochs", "run_dir", "resume", "overwrite", "deterministic", "compile", "on_", "checkpoint.", "monitor.", "logger.",
+    "eval.", "trainer.", "augment.compiled", "data.path", "data.test_path", "data.download", "data.packed",
+    "data.resident", "data.workers", "data.epochs", "data.batch_size", "scale.", "views.",
 )  # fmt: skip
 
 
@@ -167,6 +168,20 @@ def trainer(
     except Exception as error:
         cause = error.__cause__ or error
         raise UserError("trainer", f"Lightning refuses these settings ({cause})", "see conf/trainer") from error
+
+
+def choose(cfg: DictConfig) -> None:
+    """Put in place what ``auto`` means on this device: precision (bf16 on GPUs that have it, else float32), and
+    whether the networks go through torch.compile (on one GPU with Triton)."""
+    gpu = on_gpu(cfg)
+    if cfg.compile not in ("auto", True, False):
+        raise UserError(f"compile={cfg.compile}", "not known", "choose auto, true or false")
+    if cfg.compile == "auto":
+        one = cfg.trainer.devices == 1 and cfg.trainer.num_nodes == 1
+        cfg.compile = bool(gpu and one and importlib.util.find_spec("triton"))
+    if cfg.trainer.precision == "auto":
+        half = gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        cfg.trainer.precision = "bf16-mixed" if half else "32-true"
 
 
 def on_gpu(cfg: DictConfig) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from rich.console import Console
@@ -44,6 +45,7 @@ class Session:
         self.cfg = cfg
         self.console = Console()
         build.check_scalars(cfg)
+        build.choose(cfg)
         build.check_devices(cfg)
         optimizer = build.make(cfg.optimizer)
         optimizer.check(cfg.epochs)
@@ -66,6 +68,8 @@ class Session:
         self.data = build.data_set(cfg)
         self.method = build.method(cfg, network, self.data, views=views, optimizer=optimizer)
         channels_last(self.method)
+        if build.on_gpu(cfg) and not cfg.deterministic:
+            torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions have it anyway
         self.train_part = self.data.fit if self.method.uses_labels else self.data.pretrain
         saved = self.state.get(checkpoint.KEY, {})
         if saved.get("images", len(self.train_part)) != len(self.train_part):
@@ -82,6 +86,8 @@ class Session:
             plain_batchnorms(self.method)
             if device.type == "cpu":
                 convert_batchnorm(self.method, SyncBatchNorm)  # on GPUs Lightning puts torch's own in place
+        if cfg.compile:
+            self.method.compile_networks()
         if self.trainer.world_size > 1 and run.in_sweep():
             raise UserError(
                 f"trainer.devices={self.trainer.world_size}",
@@ -129,7 +135,8 @@ class Session:
                 "views": how_views,
                 "training": f"{cfg.epochs} epochs of {self.method.steps_per_epoch} steps, "
                 f"global batch {cfg.batch_size}, peak learning rate {self.peak_lr:.4g}",
-                "device": f"{run.device_name(self.loading.device)}, precision {cfg.trainer.precision}",
+                "device": f"{run.device_name(self.loading.device)}, precision {cfg.trainer.precision}, "
+                f"networks {'' if cfg.compile else 'not '}compiled",
                 "run": str(self.folder),
             },
             self.console,

@@ -2,34 +2,20 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from siamese.data.sets import Part
+from siamese.data.packed import Packed
+from siamese.data.sets import Part, decode
 from siamese.distributed import rank, world_size
 from siamese.errors import UserError
-
-
-def decode(file: Path, size: int) -> tuple[Tensor, float]:
-    """An image file to ((3, size, size) uint8, width / height of the original).
-
-    The image is squeezed into the square with antialiasing; the aspect lets the crops undo it, so that
-    they cover the whole photograph as the papers' do. A JPEG is decoded at a reduced scale where that
-    suffices.
-    """
-    with Image.open(file) as image:
-        aspect = image.width / image.height
-        image.draft("RGB", (size, size))
-        square = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1), aspect
 
 
 class Files(Dataset[tuple[Tensor, int, float, str]]):
@@ -135,6 +121,12 @@ class Loader:
         self.skipped: set[str] = set()  # unreadable files met so far
         self.loader: DataLoader[Any] | None = None
         self.aspects: Tensor | None = None
+        self.images: Tensor | Packed
+        if isinstance(part.images, Packed):
+            self._report(part.images.store.errors)
+            self.aspects = part.images.aspects
+            part = replace(part, labels=torch.where(part.images.unreadable, -1, part.labels))
+            self.part = part
         if resident:
             self.images, self.labels = self._load(workers)
         elif isinstance(part.images, list):
@@ -179,9 +171,30 @@ class Loader:
                 yield images, labels, aspects
             return
         order = self.sampler.order()[self.sampler.first :]
+        if isinstance(self.images, Packed):
+            yield from self._read_ahead(order.split(self.batch_size))
+            return
         on_device = order.to(self.images.device).split(self.batch_size)
         for index, there in zip(order.split(self.batch_size), on_device, strict=True):
             yield self.images[there], self.labels[there], None if self.aspects is None else self.aspects[index]
+
+    def _read_ahead(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Batches of a packed file; a thread reads the next one meanwhile."""
+
+        def read(index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+            images = self.images[index]
+            if self.device.type == "cuda":
+                images = images.pin_memory()
+            return images, self.labels[index], None if self.aspects is None else self.aspects[index]
+
+        with ThreadPoolExecutor(1) as pool:
+            ahead = None
+            for index in batches:
+                ready, ahead = ahead, pool.submit(read, index)
+                if ready is not None:
+                    yield ready.result()
+            if ahead is not None:
+                yield ahead.result()
 
     def _load(self, workers: int) -> tuple[Tensor, Tensor]:
         images, labels = self.part.images, self.part.labels
@@ -190,6 +203,8 @@ class Loader:
             with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding leaves Python's lock
                 images, labels, self.aspects, errors = _collate(list(pool.map(files.__getitem__, range(len(files)))))
             self._report(errors)
+        elif isinstance(images, Packed):
+            images = images[torch.arange(len(images))]
         return images.to(self.device), labels.to(self.device)
 
     def _report(self, errors: list[str]) -> None:
@@ -215,6 +230,10 @@ def choose_residence(part: Part, resident: str | bool, limit_mb: int, device: to
         if resident == "auto"
         else f"data.resident={resident}".lower()
     )
-    streamed = "streamed by a DataLoader" if isinstance(part.images, list) else "in main memory, batches copied over"
+    streamed = "in main memory, batches copied over"
+    if isinstance(part.images, list):
+        streamed = "streamed by a DataLoader"
+    elif isinstance(part.images, Packed):
+        streamed = f"read from {part.images.store.where}"
     place = f"resident on {device}, no worker processes" if chosen else streamed
     return chosen, f"{len(part):,} images, {megabytes:,.1f} MB as uint8: {place} ({why})"

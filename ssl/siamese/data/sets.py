@@ -6,7 +6,7 @@ the test part; `DataSet` holds the validation part out of the training labels.
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from siamese.data.packed import Packed, Store
 from siamese.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -25,13 +26,13 @@ class Part:
     """Images with labels.
 
     Args:
-        images: (N, 3, H, W) uint8, or the paths of N image files.
+        images: (N, 3, H, W) uint8, the paths of N image files, or N images of a packed file.
         labels: (N,) int64; -1 is unknown.
         size: side of the square that image files are squeezed to when they are decoded.
         on_error: what an unreadable file does: ``stop`` or ``skip``.
     """
 
-    images: Tensor | list[Path]
+    images: Tensor | list[Path] | Packed
     labels: Tensor
     size: int = 0
     on_error: str = "stop"
@@ -41,8 +42,24 @@ class Part:
 
     def subset(self, index: Tensor) -> "Part":
         """The samples at `index` (M,)."""
-        images = self.images[index] if isinstance(self.images, Tensor) else [self.images[i] for i in index.tolist()]
-        return Part(images, self.labels[index], self.size, self.on_error)
+        images: Tensor | list[Path] | Packed
+        if isinstance(self.images, list):
+            images = [self.images[i] for i in index.tolist()]
+        else:
+            images = self.images[index] if isinstance(self.images, Tensor) else self.images.subset(index)
+        return replace(self, images=images, labels=self.labels[index])
+
+    def plus(self, other: "Part") -> "Part":
+        """Both, one after the other; images of the same kind, packed ones of the same file."""
+        images: Tensor | list[Path] | Packed
+        if isinstance(self.images, list) and isinstance(other.images, list):
+            images = self.images + other.images
+        elif isinstance(self.images, Packed) and isinstance(other.images, Packed):
+            images = self.images.plus(other.images)
+        else:
+            assert isinstance(self.images, Tensor) and isinstance(other.images, Tensor)
+            images = torch.cat([self.images, other.images])
+        return replace(self, images=images, labels=torch.cat([self.labels, other.labels]))
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +128,7 @@ class DataSet:
         self.fit = train.subset((~held_out & (train.labels >= 0)).nonzero().squeeze(1))
         self.val = train.subset(held_out.nonzero().squeeze(1))
         # The same images, the held-out labels hidden from every monitor that trains.
-        self.pretrain = Part(train.images, torch.where(held_out, -1, train.labels), train.size, train.on_error)
+        self.pretrain = replace(train, labels=torch.where(held_out, -1, train.labels))
 
     @property
     def num_classes(self) -> int:
@@ -211,9 +228,24 @@ def npz(name: str, path: str | None, **split: Any) -> DataSet:
     )
 
 
+def decode(file: Path, size: int) -> tuple[Tensor, float]:
+    """An image file to ((3, size, size) uint8, width / height of the original).
+
+    The image is squeezed into the square with antialiasing; the aspect lets the crops undo it, so that
+    they cover the whole photograph as the papers' do. A JPEG is decoded at a reduced scale where that
+    suffices.
+    """
+    with Image.open(file) as image:
+        aspect = image.width / image.height
+        image.draft("RGB", (size, size))
+        square = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1), aspect
+
+
 def folder(
-    name: str, path: str | None, size: int, on_error: str, test_path: str | None = None, **split: Any
-) -> DataSet:
+    name: str, path: str | None, size: int, on_error: str, test_path: str | None = None, packed: str | None = None,
+    **split: Any,
+) -> DataSet:  # fmt: skip
     """A folder of image files: one folder a class, or a flat folder without labels.
 
     Args:
@@ -221,6 +253,8 @@ def folder(
         size: side of the square to which an image is squeezed when it is decoded. The crops undo the squeeze.
         on_error: ``stop`` or ``skip``, at a file that cannot be decoded.
         test_path: a folder with the test part, of the same classes.
+        packed: a folder for packed files: the images of each part are decoded once, at the first run, and read
+            from there by all later ones.
     """
     if on_error not in ("stop", "skip"):
         raise UserError(f"data.on_error={on_error}", "not known", "choose stop or skip")
@@ -248,7 +282,17 @@ def folder(
                     "the folders of the parts must have the same names",
                 )
             parts[part] = Part(other_files, other_labels, size, on_error)
+    if packed is not None:
+        where = Path(packed).expanduser()
+        train = _packed(where, train)
+        parts = {name: part and _packed(where, part) for name, part in parts.items()}
     return DataSet(name, train, parts["test"], classes, val=parts["val"], **split)
+
+
+def _packed(where: Path, part: Part) -> Part:
+    assert isinstance(part.images, list)
+    store = Store(where, part.images, part.size, part.on_error, decode)
+    return replace(part, images=Packed(store, torch.arange(len(part))))
 
 
 def imagenet(name: str, path: str | None, size: int, on_error: str, **split: Any) -> DataSet:

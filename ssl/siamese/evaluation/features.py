@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from siamese.augment import CleanView, Views
 from siamese.data import Part
+from siamese.data.packed import Packed
 from siamese.errors import Stopped, UserError
 from siamese.run import digest_of_file
 
@@ -115,7 +116,9 @@ def forward(
     try:
         for images, y, aspect in batches:
             x = images if view is None else view(images.to(device, non_blocking=True), aspect)
-            yield backbone(x).float(), y.to(device)
+            with torch.compiler.set_stance("force_eager"):  # another compilation for eval mode would not pay
+                features = backbone(x).float()
+            yield features, y.to(device)
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -270,6 +273,9 @@ def digest_of_part(part: Part) -> str:
     if isinstance(part.images, Tensor):
         digest.update(str(tuple(part.images.shape)).encode())
         digest.update(part.images.contiguous().numpy().data)
+    elif isinstance(part.images, Packed):
+        digest.update(part.images.store.key.encode())
+        digest.update(part.images.index.numpy().data)
     else:
         for file in part.images:
             about = file.stat()

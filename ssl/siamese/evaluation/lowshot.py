@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from siamese.data import Part
+from siamese.data.packed import Packed
 from siamese.errors import Stopped, UserError, check_number
 from siamese.evaluation.features import Features
 from siamese.evaluation.finetune import FineTune
@@ -129,8 +130,11 @@ def listed(file: str, part: Part) -> Tensor:
     if not path.is_file():
         raise UserError(f"eval.lowshot.lists={file}", "is not a file", f"looked at {path.absolute()}")
     names = path.read_text().split()
-    if isinstance(part.images, list):
-        places = {f.name: i for i, f in enumerate(part.images)}
+    if not isinstance(part.images, Tensor):
+        files = part.images
+        if isinstance(files, Packed):
+            files = [files.store.files[i] for i in files.index]
+        places = {f.name: i for i, f in enumerate(files)}
     else:
         places = {str(i): i for i in range(len(part))}
     unknown = [n for n in names if Path(n).name not in places]

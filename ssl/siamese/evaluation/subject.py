@@ -1,10 +1,7 @@
 """What is judged, and on what."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from siamese.augment import CleanView, View
 from siamese.backbones import Backbone
@@ -65,16 +62,8 @@ class Subject:
     def all_training(self, marked: bool = True) -> Part:
         """All images with training labels; `marked` adds the number of classes to the labels of the
         validation part."""
-        fit, val = self.data.fit, self.data.val
-        labels = torch.cat([fit.labels, val.labels + (self.data.num_classes if marked else 0)])
-        images: Tensor | list[Any]
-        if isinstance(fit.images, Tensor):
-            assert isinstance(val.images, Tensor)
-            images = torch.cat([fit.images, val.images])
-        else:
-            assert isinstance(val.images, list)
-            images = fit.images + val.images
-        return Part(images, labels, fit.size, fit.on_error)
+        val = self.data.val
+        return self.data.fit.plus(replace(val, labels=val.labels + (self.data.num_classes if marked else 0)))
 
     def crops(self, scale: Any, flip: float | None, interpolation: str | None) -> View:
         """Random resized crops and flips of the training's size and normalisation; None takes the training's."""

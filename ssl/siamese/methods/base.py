@@ -94,6 +94,12 @@ class Method(pl.LightningModule, ABC):
         if rank():  # dropout and the like; the weights are made, from the same seed on every rank
             torch.manual_seed(torch.initial_seed() + rank())
 
+    def compile_networks(self) -> None:
+        """Every network of the method through torch.compile, in place: state dict and hooks stay as they are."""
+        for name, child in self.named_children():
+            if name != "views":
+                child.compile()
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Images and labels; the aspects stay on the host, where the crops are drawn."""
         images, labels, aspect = batch
