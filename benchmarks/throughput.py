@@ -2,12 +2,15 @@
 
     python benchmarks/throughput.py                    32 px, every method, about six minutes on two cores
     python benchmarks/throughput.py --size 224 --batch 16 --methods simclr
+    python benchmarks/throughput.py --device cuda --backbone resnet18_small --batch 512
+    python benchmarks/throughput.py --device cuda --backbone resnet50 --size 224 --batch 256 --files --workers 16
 
 Real training is train.py's own Session (data, views, Lightning loop, logging; monitors off), its second
 epoch. The bare step is the same modules, optimiser and batch on views that are ready: loss, backward,
 optimiser, EMA. Stock lightly is its SimCLRTransform in two DataLoader workers, its head and its loss around
-the same backbone, with the same optimiser. All in one process run, the contenders in turn, medians over
-rounds. Random images. Prints a table and one JSON line.
+the same backbone, with the same optimiser. On a GPU all of them in train.py's precision there, ours compiled. All in
+one process run, the contenders in turn, medians over rounds. Smooth random images; with --files as JPEG files that are
+decoded by workers. Prints a table and one JSON line.
 """
 
 import argparse
@@ -28,10 +31,12 @@ import torch
 from augment import Photos, smooth_images
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from siamese import build
+from siamese.data.sets import three_channels
 from siamese.memory import channels_last, keep_freed_memory
 from siamese.session import Session
 
@@ -39,18 +44,35 @@ ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("simclr", "moco", "moco_v3", "byol", "simsiam", "supervised")
 
 
-def config(method: str, size: int, batch: int, folder: str, images: int) -> DictConfig:
-    scale = "small" if size < 64 else "large"
+def config(a: argparse.Namespace, method: str, folder: str) -> DictConfig:
+    scale = "small" if a.size < 64 else "large"
+    data = ["data=npz", f"data.path={folder}/images.npz"]
+    if a.files:
+        data = ["data=folder", f"data.path={folder}/files", "data.resident=false", f"data.workers={a.workers}"]
     overrides = [
-        f"method={method}", "data=npz", f"data.path={folder}/images.npz", f"data.crop={size}", f"scale={scale}",
-        "backbone=small", f"batch_size={batch}", "epochs=2", "monitor.every=0", "overwrite=true",
-        f"run_dir={folder}/run",
+        f"method={method}", *data, f"data.crop={a.size}", f"scale={scale}", f"backbone={a.backbone}",
+        f"batch_size={a.batch}", "epochs=2", "monitor.every=0", "overwrite=true", f"run_dir={folder}/run",
         "eval.linear.epochs=1", "optimizer=adamw", "optimizer.warmup_epochs=1", "augment.compiled=true",
+        f"trainer={'gpu' if a.device == 'cuda' else 'cpu'}",
     ]  # fmt: skip
     if method == "moco":
-        overrides.append(f"method.queue_size={batch * 16}")
+        overrides.append(f"method.queue_size={a.batch * 16}")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", overrides)
+        cfg = compose("train", overrides)
+    build.choose(cfg)
+    return cfg
+
+
+def half(cfg: DictConfig, device: torch.device) -> torch.autocast:
+    """train.py's precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled="bf16" in cfg.trainer.precision)
+
+
+def finish(device: torch.device) -> float:
+    """The time when all work is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def real_rate(cfg: DictConfig) -> float:
@@ -63,19 +85,21 @@ def real_rate(cfg: DictConfig) -> float:
     return rates[-1]
 
 
-def bare_rate(cfg: DictConfig, seconds: float) -> float:
+def bare_rate(cfg: DictConfig, images: np.ndarray, seconds: float, device: torch.device) -> float:
     """Images per second of the model step alone."""
     torch.manual_seed(0)
     data = build.data_set(cfg)
     views = build.views(cfg)
-    method = channels_last(build.method(cfg, build.backbone(cfg), data, views=views)).train()
+    method = channels_last(build.method(cfg, build.backbone(cfg), data, views=views)).train().to(device)
+    if cfg.compile:
+        method.compile_networks()  # type: ignore[operator]
     optimizer, _ = build.make(cfg.optimizer).build(method.param_groups(), cfg.batch_size, 100, 10)  # type: ignore[operator]
-    assert isinstance(data.pretrain.images, torch.Tensor)
-    ready = views(data.pretrain.images[: cfg.batch_size])
-    labels = torch.zeros(cfg.batch_size, dtype=torch.int64)
+    ready = views(three_channels(images[: cfg.batch_size]).to(device))
+    labels = torch.zeros(cfg.batch_size, dtype=torch.int64, device=device)
 
     def step(i: int) -> None:
-        loss = method.loss(ready, labels) if cfg.method.name == "supervised" else method.loss(ready)  # type: ignore[operator]
+        with half(cfg, device):
+            loss = method.loss(ready, labels) if cfg.method.name == "supervised" else method.loss(ready)  # type: ignore[operator]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -83,34 +107,37 @@ def bare_rate(cfg: DictConfig, seconds: float) -> float:
 
     for i in range(3):
         step(i)
-    start, count = time.perf_counter(), 0
+    start, count = finish(device), 0
     while time.perf_counter() - start < seconds:
-        step(count)
-        count += 1
-    return count * cfg.batch_size / (time.perf_counter() - start)
+        for _ in range(10 if device.type == "cuda" else 1):
+            step(count)
+            count += 1
+        finish(device)
+    return count * cfg.batch_size / (finish(device) - start)
 
 
-def lightly_rate(cfg: DictConfig, images: np.ndarray, seconds: float) -> float:
+def lightly_rate(cfg: DictConfig, images: np.ndarray, seconds: float, workers: int, device: torch.device) -> float:
     """Images per second of lightly's documented SimCLR loop around the same backbone."""
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
 
     backbone = build.backbone(cfg)
-    network = torch.nn.Sequential(backbone, SimCLRProjectionHead(backbone.feature_dim, 512, 128))
+    network = torch.nn.Sequential(backbone, SimCLRProjectionHead(backbone.feature_dim, 512, 128)).to(device)
     optimizer, criterion = torch.optim.AdamW(network.parameters(), lr=1e-3), NTXentLoss(0.5)
-    loader = torch.utils.data.DataLoader(Photos(images, cfg.data.crop, 10**9), cfg.batch_size, num_workers=2)
+    loader = torch.utils.data.DataLoader(Photos(images, cfg.data.crop, 10**9), cfg.batch_size, num_workers=workers)
     iterator = iter(loader)
     start, count = 0.0, 0
     while not start or time.perf_counter() - start < seconds:
         x1, x2 = next(iterator)
-        loss = criterion(network(x1), network(x2))
+        with half(cfg, device):
+            loss = criterion(network(x1.to(device)), network(x2.to(device)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         count += 1
         if count == 5 and not start:  # the batches that were made ahead are used up
-            start, count = time.perf_counter(), 0
-    rate = count * cfg.batch_size / (time.perf_counter() - start)
+            start, count = finish(device), 0
+    rate = count * cfg.batch_size / (finish(device) - start)
     del iterator
     return rate
 
@@ -123,20 +150,31 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--backbone", default="small")
+    parser.add_argument("--files", action="store_true", help="JPEG files, decoded by workers")
+    parser.add_argument("--workers", type=int, default=2, help="that decode files, and lightly's")
+    parser.add_argument("--batches", type=int, default=24, help="of an epoch")
     arguments = parser.parse_args()
     keep_freed_memory()
-    console = Console()
+    device, console = torch.device(arguments.device), Console()
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        count = arguments.batch * 24
+        count = arguments.batch * arguments.batches
         images = smooth_images(count, arguments.size if arguments.size < 64 else 256)
         labels = np.arange(count) % 2
-        np.savez(f"{folder}/images.npz", train_images=images, train_labels=labels)
+        if arguments.files:
+            for label in (0, 1):
+                (Path(folder) / "files" / str(label)).mkdir(parents=True)
+            for i, image in enumerate(images):
+                Image.fromarray(image).save(Path(folder) / "files" / str(labels[i]) / f"{i}.jpg", quality=90)
+        else:
+            np.savez(f"{folder}/images.npz", train_images=images, train_labels=labels)
         for method in arguments.methods:
-            cfg = config(method, arguments.size, arguments.batch, folder, count)
+            cfg = config(arguments, method, folder)
             rates: dict[str, list[float]] = {"bare": [], "real": [], "lightly": []}
             for _ in range(arguments.rounds):
-                rates["bare"].append(bare_rate(cfg, arguments.seconds))
+                rates["bare"].append(bare_rate(cfg, images, arguments.seconds, device))
                 with open(os.devnull, "w") as nowhere:
                     stdout, sys.stdout = sys.stdout, nowhere
                     try:
@@ -144,16 +182,35 @@ def main() -> None:
                     finally:
                         sys.stdout = stdout
                 if method == "simclr":
-                    rates["lightly"].append(lightly_rate(cfg, images, arguments.seconds))
+                    rates["lightly"].append(lightly_rate(cfg, images, arguments.seconds, arguments.workers, device))
             out[method] = {name: round(statistics.median(r), 1) for name, r in rates.items() if r}
+            if device.type == "cuda":
+                out[method]["peak_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
+                torch.cuda.reset_peak_memory_stats()
     table = Table(title=f"images per second, {arguments.size} px, batch {arguments.batch}", title_justify="left")
-    for column in ("method", "bare step", "real training", "efficiency", "stock lightly", "ours / lightly"):
+    for column in ("method", "bare step", "real training", "efficiency", "stock lightly", "ours / lightly", "peak MB"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for method, r in out.items():
         stock = (f"{r['lightly']:,.0f}", f"{r['real'] / r['lightly']:.2f}") if "lightly" in r else ("", "")
-        table.add_row(method, f"{r['bare']:,.0f}", f"{r['real']:,.0f}", f"{r['real'] / r['bare']:.2f}", *stock)
+        table.add_row(
+            method,
+            f"{r['bare']:,.0f}",
+            f"{r['real']:,.0f}",
+            f"{r['real'] / r['bare']:.2f}",
+            *stock,
+            str(r.get("peak_mb", "")),
+        )
     console.print(table)
-    about = {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
+    if device.type == "cuda":
+        console.print(", ".join(f"{m}: {50_000 / r['real']:.2f} s an epoch of 50,000 images" for m, r in out.items()))
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    about = {
+        "device": name,
+        "backbone": arguments.backbone,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
     print(json.dumps({"size": arguments.size, "batch": arguments.batch, "images_per_second": out, **about}))
 
 

@@ -272,3 +272,18 @@ def test_files_stay_files_until_a_worker_decodes(photos):
     image, label, _, error = Files(data.pretrain)[0]
     assert image.dtype == torch.uint8
     assert (label, error) == (int(data.pretrain.labels[0]), "")
+
+
+def test_a_choice_of_training_images():
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    part = Part(torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 1, 1), labels)
+    made = [DataSet("x", part, part, list("abc"), split_seed=s, train_images=50) for s in (0, 0, 1)]
+    assert made[0].pretrain.labels.shape == (50,)
+    assert torch.cat([made[0].fit.labels, made[0].val.labels]).bincount().tolist() == [30, 15, 5]
+    assert torch.equal(made[0].pretrain.images, made[1].pretrain.images)
+    assert not torch.equal(made[0].pretrain.images, made[2].pretrain.images)
+    assert len(made[0].test) == 100
+    unlabelled = Part(part.images, torch.full((100,), -1))
+    assert len(DataSet("x", unlabelled, None, [], train_images=50).pretrain) == 50
+    with pytest.raises(UserError, match="data.train_images=101"):
+        DataSet("x", part, part, list("abc"), train_images=101)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from siamese import by_epochs
 from siamese.errors import UserError
 from siamese.optim import LARS, OptimizerRecipe, lr_factor, split_groups
 
@@ -124,3 +125,22 @@ def test_the_scheduler_applies_the_closed_form():
 def test_impossible_values(change, key):
     with pytest.raises(UserError, match=f"optimizer.{key}="):
         recipe(**change).check(epochs=5)
+
+
+def test_the_warm_up_is_no_longer_than_its_part_of_the_training():
+    recipe = OptimizerRecipe(torch.optim.SGD, 1.0, "none", 0.0, False, 10, "cosine", "step", (), 0.1)
+    assert [recipe.warmup(epochs) for epochs in (25, 100, 1000)] == [2.5, 10, 10]
+    recipe.check(5)  # longer than the training, were it not cut
+    w = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer, schedule = recipe.build([{"params": [w]}], 64, 4, 25)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:11] == pytest.approx([i / 10 for i in range(11)])
+
+
+def test_what_follows_the_length_of_the_training():
+    table = {0: 0.97, 100: 0.99, 1000: 0.996}
+    assert [by_epochs(e, table) for e in (25, 99, 100, 800, 1000, 2000)] == [0.97, 0.97, 0.99, 0.99, 0.996, 0.996]

@@ -128,6 +128,7 @@ class OptimizerRecipe:
         scaling: ``linear`` (lr * batch / 256), ``sqrt`` (lr * sqrt(batch)) or ``none``, by the GLOBAL batch.
         weight_decay: of all parameters, or without biases and norms if `exclude_bias_and_norm`.
         warmup_epochs, schedule, milestones, per: see `lr_factor`.
+        warmup_at_most: the warm-up is no longer than this part of the training.
     """
 
     algorithm: Callable[..., Optimizer]
@@ -139,13 +140,19 @@ class OptimizerRecipe:
     schedule: str
     per: str
     milestones: Sequence[int] = ()
+    warmup_at_most: float = 1.0
+
+    def warmup(self, epochs: int) -> float:
+        """Epochs of warm-up in a training of `epochs`."""
+        return min(self.warmup_epochs, self.warmup_at_most * epochs)
 
     def check(self, epochs: int) -> None:
         """Refuse values that cannot work."""
+        check_number("optimizer.warmup_at_most", self.warmup_at_most, 0, 1)
         check_number("optimizer.lr", self.lr, 0, above=True)
         check_number("optimizer.weight_decay", self.weight_decay, 0)
         check_number("optimizer.warmup_epochs", self.warmup_epochs, 0)
-        if self.warmup_epochs >= epochs:
+        if self.warmup(epochs) >= epochs:
             raise UserError(
                 f"optimizer.warmup_epochs={self.warmup_epochs}",
                 f"the warm-up must be shorter than the training (epochs={epochs})",
@@ -179,7 +186,7 @@ class OptimizerRecipe:
 
         def factor(schedule: str) -> Callable[[int], float]:
             return lambda step: lr_factor(
-                step, steps_per_epoch, epochs, self.warmup_epochs, schedule, self.milestones, self.per
+                step, steps_per_epoch, epochs, self.warmup(epochs), schedule, self.milestones, self.per
             )
 
         lambdas = [factor("constant" if group["fixed_lr"] else self.schedule) for group in optimizer.param_groups]

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from siamese.data.packed import Packed, Store
-from siamese.errors import UserError
+from siamese.errors import UserError, check_number
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
@@ -103,6 +103,8 @@ class DataSet:
         classes: names of the classes, empty without labels.
         val: a published validation part; without one `val_fraction` of each class is held out of the
             training labels, with `split_seed`.
+        train_images: train on a choice of about so many images, each class alike (all together where there are no
+            labels), drawn with `split_seed`; None for all.
 
     Pretraining sees the images of a held-out part without their labels, as it may see any unlabelled
     image; `supervised` does not see them at all. A published validation part is no training image.
@@ -117,7 +119,12 @@ class DataSet:
         val: Part | None = None,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        train_images: int | None = None,
     ):
+        if train_images is not None:
+            check_number("data.train_images", train_images, 2, len(train))
+            chosen = stratified(train.labels.clamp(min=0), train_images / len(train), split_seed)
+            train = train.subset(chosen.nonzero().squeeze(1))
         self.name, self.classes, self.test = name, classes, test
         if val is not None:
             self.pretrain, self.fit, self.val = train, train.subset((train.labels >= 0).nonzero().squeeze(1)), val
