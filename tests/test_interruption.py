@@ -164,7 +164,7 @@ def test_killed_ten_times_at_random_moments(tmp_path):
     while kills < 10:
         before = written(file)
         wait_for(part, lambda before=before: written(file) != before)
-        # Some steps further, or while a checkpoint is written; two more at most: a fast machine must not be done before.
+        # Some steps further, or while a checkpoint is written; two more at most: a fast machine must not be done first.
         moment, seen = time.monotonic() + dice.uniform(0, 0.25), {written(file)}
         while time.monotonic() < moment and len(seen) < 3:
             time.sleep(0.001)
