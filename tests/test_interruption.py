@@ -304,6 +304,23 @@ def test_a_signal_to_the_whole_group_does_not_kill_the_workers(tmp_path, tiny, p
     assert "saved at step" in out
 
 
+def test_a_signal_that_ends_the_workers_too_is_no_crash(tmp_path, tiny, photos):
+    """As scancel may send it: to each process by itself, workers included."""
+    process = start(
+        [*tiny, "data=folder", f"data.path={photos}", "data.size=24", "data.crop=16", "batch_size=4", "backbone=small",
+         "method=simsiam", "data.resident=false", "data.workers=2", "epochs=500", "run_dir=r"], tmp_path,
+    )  # fmt: skip
+    wait_for(process, (tmp_path / "r" / "checkpoints" / "last.ckpt").exists)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(workers) >= 2
+    for pid in (process.pid, *map(int, workers)):
+        os.kill(pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "Traceback" not in err
+    assert "saved at step" in out
+
+
 def test_a_truncated_checkpoint_falls_back_to_the_one_before(session, tmp_path):
     run = session("epochs=2")
     interrupt(run, 30)

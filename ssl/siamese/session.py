@@ -178,6 +178,9 @@ class Session:
             if isinstance(launcher, _SubprocessScriptLauncher):
                 launcher.kill(signal.SIGKILL)  # they would wait for this process
                 launcher.procs.clear()  # and Lightning would end this one for their sake, before it has spoken
+            if self.checkpoints.signum and not isinstance(error, (Stopped, UserError)):
+                # Sent to every process by itself, the signal has ended the workers that read images.
+                self._interrupted(self.checkpoints.signum)
             if isinstance(error, Stopped):
                 with contextlib.suppress(OSError):  # a full disk has been told already
                     self._summary({}, finished=False)
