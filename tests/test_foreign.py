@@ -128,8 +128,8 @@ def test_what_does_not_fit_is_listed(config):
         foreign.fill("f", kind, backbone, {**found, "conv1.weight": torch.zeros(64, 3, 3, 3)})
     with pytest.raises(UserError, match="official SimSiam, 318 tensors"):
         foreign.fill("f", kind, build.backbone(config("backbone=resnet18")), found)
-    with pytest.raises(UserError, match="no named tensors"):
-        foreign.recognise("f", {"epoch": 3})
+    with pytest.raises(UserError, match="init_from=f: holds no named tensors"):
+        foreign.recognise("f", {"epoch": 3, "model": {"x": 1}}, "init_from")
 
 
 @pytest.mark.parametrize("suffix", ["pth.tar", "safetensors"])

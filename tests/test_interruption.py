@@ -329,7 +329,11 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(session, tmp_path):
     with pytest.warns(UserWarning, match=r"last.ckpt: cannot be read.*continued from .*previous.ckpt instead"):
         again = session("epochs=2", "resume=true")
     assert again.state["global_step"] == 22
+    again.checkpoints.every_steps = 10
     again.fit()
+    assert (
+        state(last.with_name("previous.ckpt"))["global_step"] > 22
+    )  # not the truncated one, which was kept at no time
     session("epochs=2", folder="whole").fit()
     assert differing(state(last), state(tmp_path / "whole" / "checkpoints" / "last.ckpt")) == []
     for file in (last, last.with_name("previous.ckpt")):
@@ -347,6 +351,92 @@ def test_resuming_a_finished_run(session, tmp_path):
     longer = session("resume=true", "epochs=2")
     longer.fit()
     assert longer.trainer.global_step == 2 * (1438 // 64)
+
+
+class Rates(pl.Callback):
+    """The learning rate of every step."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.seen[trainer.global_step] = optimizer.param_groups[0]["lr"]
+
+
+def test_the_schedule_follows_the_new_length_from_the_first_step(session):
+    rates = []
+    for runs in (("whole", [("epochs=2",)]), ("grown", [("epochs=1",), ("epochs=2", "resume=true")])):
+        for overrides in runs[1]:
+            run = session("optimizer=sgd", *overrides, folder=runs[0])
+            run.trainer.callbacks.insert(0, Rates())
+            run.fit()
+        rates.append(run.trainer.callbacks[0].seen)
+    steps = 1438 // 64
+    assert list(rates[1]) == list(range(steps, 2 * steps))
+    assert rates[1] == {step: rates[0][step] for step in rates[1]}
+
+
+def test_a_lengthened_run_killed_before_its_table_makes_it_then(session, tmp_path):
+    run = session()
+    run.fit()
+    run.finish()
+    session("resume=true", "epochs=2").fit()  # and no finish
+    again = session("resume=true", "epochs=2")
+    again.fit()
+    again.finish()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 2
+    with pytest.raises(UserError, match="epochs=1: .* has trained 2 epochs already; give 2 or more"):
+        session("resume=true", "epochs=1")
+
+
+def test_the_wandb_run_is_the_same(session):
+    run = session("epochs=2")
+    interrupt(run, 30)
+    assert session("epochs=2", "resume=true").run_id == run.run_id
+
+
+def test_a_run_that_started_from_given_weights_needs_them_no_more(session, tmp_path):
+    session(folder="first").fit()
+    file = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    run = session("epochs=2", f"init_from={file}")
+    interrupt(run, 30)
+    file.unlink()
+    again = session("epochs=2", f"init_from={file}", "resume=true")
+    again.fit()
+    again.finish()
+    assert set(json.loads((tmp_path / "run" / "summary.json").read_text())["baselines"]) == {
+        "raw_pixels",
+        "random_init",
+    }
+
+
+def test_the_configuration_survives_a_disk_that_refuses(session, tmp_path):
+    session().fit()
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", sys.executable, str(ROOT / "train.py"), "run_dir=run",
+         "resume=true", "epochs=2", "trainer=cpu", "backbone.widths=[4,8]"],
+        cwd=tmp_path, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: run/config.yaml cannot be written")
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_process_of_two_that_is_killed(tmp_path):
+    two = [*KILLED, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "epochs=50", "run_dir=r"]
+    process = start(two, tmp_path)
+    wait_for(process, (tmp_path / "r" / "checkpoints" / "last.ckpt").exists)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (second,) = (c for c in children if "train.py" in Path(f"/proc/{c}/cmdline").read_text())
+    os.kill(int(second), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "another process is gone" in err
+    assert "continue with resume=true run_dir=r" in err
+    assert "Traceback" not in err
 
 
 def test_killed_before_the_closing_table(session, tmp_path):

@@ -36,6 +36,7 @@ SLOW_TO_FIND = [
     ("data.val_fraction=0", "data.val_fraction=0", "(0, 1)"),
     ("optimizer.lr=-1", "optimizer.lr=-1", "above 0"),
     ("data.resident=maybe", "data.resident=maybe", "auto"),
+    ("init_from=5", "init_from=5", "is not a file"),
     ("compile=maybe", "compile=maybe", "auto, true or false"),
     ("eval=all", "eval=", "one of eval_linear.py"),
     ("trainer.precision=33", "trainer", "33"),

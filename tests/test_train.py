@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from siamese import build, checkpoint
+from siamese.distributed import SyncBatchNorm
 from siamese.errors import Stopped, UserError
 from siamese.methods import Batch
 
@@ -197,6 +198,7 @@ def test_a_stopped_run_continues_to_the_same_weights(session, tmp_path):
         ("trainer.precision=bf16-mixed", "trainer.precision=bf16-mixed (was 32-true)"),
         ("augment.flip_p=0.5", "augment.flip_p=0.5 (was 0.0)"),
         ("seed=3", "seed=3 (was 0)"),
+        ("+trainer.gradient_clip_val=0.1", "trainer.gradient_clip_val=0.1 (was missing)"),
     ],
 )
 def test_resuming_another_recipe_is_refused(session, tmp_path, changed, says):
@@ -260,6 +262,28 @@ def test_a_collapse_is_reported(session, tmp_path, how):
         with pytest.warns(UserWarning, match="has collapsed.*usual causes: a target without momentum"):
             run.fit()
     assert run.monitor.collapsed_at < 4  # when it happens, not when the monitor is due
+
+
+def test_a_collapse_is_seen_without_other_monitors(session):
+    run = session("method=byol", "epochs=2", "on_collapse=stop", "monitor.every=0")
+    original = run.method.loss
+
+    def loss(views):
+        value = original(views)
+        run.method.projection = torch.ones_like(run.method.projection)
+        return value
+
+    run.method.loss = loss
+    with pytest.raises(Stopped, match="epoch 1: the representation has collapsed"):
+        run.fit()
+
+
+@pytest.mark.parametrize(("method", "synchronised"), [("simsiam", True), ("simclr", True), ("moco", False)])
+def test_two_processes_synchronise_the_batchnorm_that_asks_for_it(session, method, synchronised):
+    run = session(f"method={method}", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    norms = [m for m in run.method.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(m, SyncBatchNorm) == synchronised for m in norms)
 
 
 def test_a_healthy_run_is_not_called_collapsed(session):

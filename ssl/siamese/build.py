@@ -57,15 +57,17 @@ def check_scalars(cfg: DictConfig) -> None:
 
 # Settings that may change when a run goes on: how long, where, how it is watched, and how data reach the device.
 FREE = (
-    "epochs", "run_dir", "resume", "overwrite", "deterministic", "compile", "on_", "checkpoint.", "monitor.", "logger.",
-    "eval.", "trainer.", "augment.compiled", "data.path", "data.test_path", "data.download", "data.packed",
-    "data.resident", "data.workers", "data.epochs", "data.batch_size", "scale.", "views.",
+    "epochs", "run_dir", "resume", "overwrite", "init_from", "deterministic", "compile", "on_", "checkpoint.",
+    "monitor.", "logger.", "eval.", "augment.compiled", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
+    "trainer.strategy", "trainer.log_every_n_steps", "trainer.deterministic", "trainer.accumulate_grad_batches",
+    "data.path", "data.test_path", "data.download", "data.packed", "data.resident", "data.workers", "data.epochs",
+    "data.batch_size", "scale.", "views.",
 )  # fmt: skip
 
 
 def changed_recipe(before: dict[str, Any], now: dict[str, Any], in_mid_epoch: bool) -> list[str]:
     """What differs between two configs so that the one's run cannot go on as the other's: "key=now (was before)"."""
-    bound = ["trainer.precision"] + ["trainer.accumulate_grad_batches"] * in_mid_epoch
+    bound = ["trainer.accumulate_grad_batches"] * in_mid_epoch
     old, new = _flat(before), _flat(now)
     return [
         f"{key}={new.get(key, 'missing')} (was {old.get(key, 'missing')})"

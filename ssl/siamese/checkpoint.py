@@ -33,6 +33,7 @@ class AtomicFiles(TorchCheckpointIO):
     """
 
     error: OSError | None = None
+    damaged = False  # is what lies at the name no good? Then it does not take the place of the one before
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         file = Path(path)
@@ -40,9 +41,12 @@ class AtomicFiles(TorchCheckpointIO):
         try:
             with open(temporary, "wb") as stream:
                 torch.save(checkpoint, stream)
-            if file.exists():
+                stream.flush()
+                os.fsync(stream.fileno())  # on the disk before it takes the other's place
+            if file.exists() and not self.damaged:
                 _keep(file, file.with_name("previous.ckpt"))
             os.replace(temporary, file)
+            self.damaged = False
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             # torch hides what the disk said behind a RuntimeError of its own.
@@ -217,7 +221,7 @@ def read(file: str | Path, key: str = "ckpt") -> Any:
     Raises:
         UserError: missing, truncated, or holding anything but tensors and plain values.
     """
-    path = Path(file).expanduser()
+    path = Path(str(file)).expanduser()
     if not path.is_file():
         near = sorted(path.glob("**/last.ckpt"))[:3] if path.is_dir() else []
         remedy = f"did you mean {', '.join(map(str, near))}?" if near else f"looked at {path.absolute()}"

@@ -1,5 +1,6 @@
 """Hydra's command line with our manners: one line and exit code 2 for a mistake of the user's."""
 
+import errno
 import functools
 import os
 import re
@@ -84,6 +85,11 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         except UserError as error:  # here, since Hydra adds lines of its own to what leaves the task
             say(str(error))
             sys.exit(2)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            say(f"the disk refuses ({error}); make room, then continue with resume=true")
+            sys.exit(1)
         except Stopped as error:
             from siamese.distributed import is_first
 

@@ -1,7 +1,7 @@
 """metrics.csv: a row a logging step, appended."""
 
 import csv
-import os
+import io
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from siamese.distributed import is_first
 from siamese.errors import Stopped
+from siamese.run import write
 
 
 class CsvLog(Logger):
@@ -41,12 +42,11 @@ class CsvLog(Logger):
             return [row for row in reader if None not in row.values()]  # a killed run may leave half a row
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        temporary = self.file.with_suffix(".tmp")
-        with temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.file)
+        stream = io.StringIO(newline="")
+        writer = csv.DictWriter(stream, self.columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        write(self.file, stream.getvalue())
 
     @property
     def name(self) -> str:

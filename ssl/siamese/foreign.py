@@ -32,9 +32,9 @@ def recognise(file: str, content: Any, key: str = "ckpt") -> tuple[str, dict[str
         UserError: there are no tensors in it.
     """
     state = content
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+    for within in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(within), dict):
+            state = state[within]
             break
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
     if not tensors:

@@ -1,5 +1,6 @@
 """The run folder: where it is, that it holds no other run, and what is written into it."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import siamese
 from siamese.distributed import is_first
-from siamese.errors import UserError
+from siamese.errors import Stopped, UserError
 
 MARKS = ("config.yaml", "checkpoints", "summary.json", "results.json")
 
@@ -40,7 +41,7 @@ def choose(cfg: DictConfig, default: str) -> Path:
         return Path(inherited)
     trial = f"{HydraConfig.get().job.num:02d}" if in_sweep() else ""
     if cfg.run_dir is not None:
-        folder = Path(cfg.run_dir).expanduser() / trial
+        folder = Path(str(cfg.run_dir)).expanduser() / trial
     else:
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (f"_{trial}" if trial else "")
         folder = Path(default) / stamp
@@ -80,10 +81,11 @@ def check(folder: Path, resume: bool | str, overwrite: bool) -> bool:
     return bool(resume) and saved
 
 
-def finished(folder: Path) -> bool:
-    """Has the run in it reached its closing table?"""
+def finished(folder: Path, epochs: int) -> bool:
+    """Has the run in it reached the closing table of so many epochs?"""
     try:
-        return bool(json.loads((folder / "summary.json").read_text())["finished"])
+        summary = json.loads((folder / "summary.json").read_text())
+        return bool(summary["finished"] and summary["epochs"] >= epochs)
     except (OSError, ValueError, KeyError):
         return False
 
@@ -99,14 +101,28 @@ def start(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
             else:
                 (folder / mark).unlink(missing_ok=True)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    write(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write whole or not at all."""
+    write(file, json.dumps(values, indent=2) + "\n")
+
+
+def write(file: Path, text: str) -> None:
+    """Write whole or not at all.
+
+    Raises:
+        Stopped: the disk refuses; what was there before is kept.
+    """
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, file)
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise Stopped(f"{file} cannot be written ({error}); make room, then continue with resume=true") from error
 
 
 def digest_of_file(file: Path) -> str:

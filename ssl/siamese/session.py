@@ -4,6 +4,7 @@ import contextlib
 import copy
 import logging
 import os
+import re
 import signal
 import sys
 import uuid
@@ -62,8 +63,10 @@ class Session:
         keep_freed_memory()
         views = build.views(cfg)
         network = build.backbone(cfg)
-        self.untrained = copy.deepcopy(network) if cfg.init_from is not None else network
-        if cfg.init_from is not None:
+        # Resumed, the checkpoint has all weights; those of the start are for a row of the table, if still there.
+        self.with_start = cfg.init_from is not None and (self.ckpt is None or Path(str(cfg.init_from)).is_file())
+        self.untrained = copy.deepcopy(network) if self.with_start else network
+        if self.with_start:
             self.started_from = foreign.load_backbone(network, cfg.init_from, "init_from")
         self.data = build.data_set(cfg)
         self.method = build.method(cfg, network, self.data, views=views, optimizer=optimizer)
@@ -111,6 +114,7 @@ class Session:
         self.finite = FiniteGradients(cfg.on_nonfinite, self.checkpoints)
         self.checkpoints.before_save = self.finite.check
         self.trainer.strategy.checkpoint_io = self.checkpoints.files
+        self.checkpoints.files.damaged = self.ckpt is not None and self.ckpt != self.checkpoints.file
         # In this order at the end of an epoch: found finite, measured, shown, saved.
         self.trainer.callbacks += [self.finite, self.monitor, self.progress, self.checkpoints]  # type: ignore[attr-defined]
 
@@ -159,7 +163,7 @@ class Session:
                 "raw_pixels": {part: raw_pixels(loader, device) for part, loader in self.probe.loaders.items()},
                 "random_init": self.probe.features(self.untrained.to(device), device),
             }
-            if cfg.init_from is not None:
+            if self.with_start:
                 self.baselines["init_from"] = self.probe.features(self.method.backbone.to(device), device)
 
     def fit(self) -> None:
@@ -178,12 +182,19 @@ class Session:
             if isinstance(launcher, _SubprocessScriptLauncher):
                 launcher.kill(signal.SIGKILL)  # they would wait for this process
                 launcher.procs.clear()  # and Lightning would end this one for their sake, before it has spoken
-            if self.checkpoints.signum and not isinstance(error, (Stopped, UserError)):
+            if self.checkpoints.signum and "DataLoader worker" in str(error):
                 # Sent to every process by itself, the signal has ended the workers that read images.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where torch would raise it once more, at any moment
                 self._interrupted(self.checkpoints.signum)
-            if isinstance(error, Stopped):
-                with contextlib.suppress(OSError):  # a full disk has been told already
+            lost = self.trainer.world_size > 1 and re.search("[Cc]onnection (closed|reset)|NCCL", str(error))
+            if lost or isinstance(error, Stopped):
+                with contextlib.suppress(Stopped):  # a full disk has been told already
                     self._summary({}, finished=False)
+            if lost:
+                raise Stopped(
+                    f"step {self.trainer.global_step}: another process is gone ({str(error).splitlines()[0]}); last "
+                    f"checkpoint: step {self.checkpoints.saved_step}; continue with resume=true run_dir={self.folder}"
+                ) from error
             raise
         except Interrupted as stop:
             self._interrupted(stop.signum)
@@ -200,9 +211,10 @@ class Session:
                 how = f"saved at step {self.checkpoints.saved_step}; to continue, add resume=true run_dir={self.folder}"
             name = "interrupted" if signum == signal.SIGINT else signal.Signals(signum).name
             self.console.print(f"{name} at step {self.trainer.global_step}; {how}", highlight=False, soft_wrap=True)
-            if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
+            with contextlib.suppress(Stopped):
+                self._summary({}, finished=False)
+            if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:  # the last thing: SLURM then ends this job
                 self.console.print(checkpoint.requeue(), highlight=False, soft_wrap=True)
-            self._summary({}, finished=False)
         elif self.trainer.strategy.launcher is not None:
             signum = -128  # Lightning kills all processes, the first one too, when one it has started fails
         sys.exit(128 + signum)
@@ -292,8 +304,13 @@ class Session:
                 f"the run was started with another recipe: {', '.join(changed)}",
                 f"give the settings that {self.folder}/config.yaml holds, or start another run with init_from=",
             )
+        done = loop["epoch_progress"]["current"]["processed"]
+        if done > self.cfg.epochs:
+            raise UserError(
+                f"epochs={self.cfg.epochs}", f"{self.folder} has trained {done} epochs already", f"give {done} or more"
+            )
         # One that ended before its closing table goes on with that.
-        if loop["epoch_progress"]["current"]["processed"] >= self.cfg.epochs and run.finished(self.folder):
+        if done == self.cfg.epochs and run.finished(self.folder, self.cfg.epochs):
             raise UserError(
                 given,
                 f"the run has finished its {before['epochs']} epochs",

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from siamese.augment import Views
 from siamese.backbones import Backbone
@@ -126,6 +127,14 @@ class Method(pl.LightningModule, ABC):
             self.param_groups(), self.global_batch, self.steps_per_epoch, self.trainer.max_epochs
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        # A checkpoint brings the rate that its own length had for the next step; `epochs` may have grown since.
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, LambdaLR):
+            bases = zip(schedule.base_lrs, schedule.lr_lambdas, schedule.optimizer.param_groups, strict=True)
+            for base, factor, group in bases:
+                group["lr"] = base * factor(schedule.last_epoch)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         # Called once an optimiser step, unlike on_train_batch_end, which gradient accumulation calls

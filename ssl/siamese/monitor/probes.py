@@ -120,15 +120,14 @@ class Monitor(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Method)
         epoch = trainer.current_epoch + 1
-        if not self.every:
-            return
         assert pl_module.projection is not None
         start = time.perf_counter()
         z = gather(pl_module.projection.float())[:RANK_SAMPLES]
         std, effective_rank = health.relative_std(z), health.rankme(z)
         # Not finite is not collapsed: `FiniteGradients` has stopped the run or counts the step.
         collapsed = math.isfinite(effective_rank) and health.collapsed(std, effective_rank)
-        if rank() == 0 and (collapsed or epoch % self.every == 0 or epoch == trainer.max_epochs):
+        due = self.every and (collapsed or epoch % self.every == 0 or epoch == trainer.max_epochs)
+        if rank() == 0 and due:
             self.latest = {"projection_std": std, "projection_rank": effective_rank, **self.measure(pl_module)}
             for logger in trainer.loggers:
                 logger.log_metrics({**self.latest, "epoch": epoch}, step=trainer.global_step)
