@@ -225,6 +225,20 @@ def test_large_features_stay_in_their_file(cached):
     assert len(make(megabytes=0)) == len(make()) == 49
 
 
+def test_every_protocol_on_features_in_files(trained, evaluation):
+    """As with a million images: the figures are those of features in memory, but for float16."""
+    short = [o for o in SHORT if "protocols" not in o and o != "eval=all"]
+    wanted = ("eval=all", "eval.protocols=[knn,linear,logistic,lowshot]", "eval.lowshot.fine_tune=false", *short)
+    memory, files = (
+        evaluation(trained, *wanted, f"eval.in_memory_mb={mb}", folder=str(mb)).run()["results"]["digits"]["rows"]
+        for mb in (4000, 0)
+    )
+    for protocol in ("knn", "linear", "logistic"):
+        assert files["simsiam"][protocol]["top1"] == pytest.approx(memory["simsiam"][protocol]["top1"], abs=0.02)
+    few = [rows["simsiam"]["lowshot"]["10%"]["linear"]["mean"] for rows in (memory, files)]
+    assert few[0] == pytest.approx(few[1], abs=0.02)
+
+
 def test_a_damaged_cache(cached, tmp_path):
     make, *_ = cached
     make()

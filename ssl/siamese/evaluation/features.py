@@ -64,13 +64,13 @@ class Features:
     def plus(self, other: "Features") -> "Features":
         """Both, one after the other. Files stay files: their union is a new one, beside the system's
         temporary files."""
-        y = torch.cat([self.y, other.y])
-        if self.x.dtype == torch.float32:
-            return Features(torch.cat([self.x, other.x]), y, self.device)
+        if self.x.dtype == other.x.dtype == torch.float32:
+            return Features(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), self.device)
+        y = torch.cat([self.y.cpu(), other.y.cpu()])
         with tempfile.TemporaryFile() as file:  # the map holds it open
             both = np.memmap(file, np.float16, "w+", shape=(len(y), self.x.shape[1]))
-        both[: len(self)], both[len(self) :] = self.x.numpy(), other.x.numpy()
-        return Features(torch.from_numpy(both), y, self.device)
+        both[: len(self)], both[len(self) :] = self.x.cpu().numpy(), other.x.cpu().numpy()
+        return Features(torch.from_numpy(both), y, self.at)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) of each feature; a constant one gets the deviation 1."""

@@ -285,9 +285,9 @@ class Evaluation:
             )
         ks = sorted({min(k, len(whole)) for k in (e.k, *e.ks)})
         temperatures = sorted({e.temperature, *e.temperatures})
-        right = (knn_grid(whole, test, classes, ks, temperatures) == test.y).float().mean(2)
         val = subject.features("val")
-        held_out = (knn_grid(bank, val, classes, ks, temperatures) == val.y).float().mean(2)
+        right = (knn_grid(whole, test, classes, ks, temperatures) == test.y.to(test.at)).float().mean(2)
+        held_out = (knn_grid(bank, val, classes, ks, temperatures) == val.y.to(val.at)).float().mean(2)
         i, j = divmod(int(held_out.argmax()), len(temperatures))
         main = right[ks.index(min(e.k, len(whole))), temperatures.index(e.temperature)].item()
         return {
