@@ -20,6 +20,7 @@ from siamese.monitor.probes import Monitor
 LOSSES = ("nt_xent", "nt_xent_chunked", "nt_logistic", "triplet", "contrastive")
 CASES = {f"simclr-{loss}": ("simclr", f"method/loss={loss}") for loss in LOSSES}
 CASES |= {name: (name,) for name in ("moco", "moco_v1", "moco_v3", "byol", "simsiam", "supervised")}
+CASES["moco-symmetric"] = ("moco", "method.symmetric=true", "method.queue_size=48")
 BATCH, STEPS = 8, 5
 
 
@@ -37,7 +38,7 @@ class Loss(nn.Module):
 def train(case: str, world: int, rank: int) -> dict:
     name, *overrides = CASES[case]
     split = ["method.bn_splits=2"] if name in ("moco", "moco_v1") and world == 1 else []
-    queue = ["method.queue_size=24"] if name in ("moco", "moco_v1") else []  # wraps within five steps
+    queue = ["method.queue_size=24"] if case in ("moco", "moco_v1") else []  # wraps within five steps
     with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
         cfg = compose("train", [f"method={name}", "backbone.widths=[4,8]", *overrides, *split, *queue])
     torch.manual_seed(0)

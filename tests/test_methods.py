@@ -194,6 +194,21 @@ def test_moco_loss_is_the_official_one(config):
     torch.testing.assert_close(loss, F.cross_entropy(logits / 0.2, torch.zeros(6, dtype=torch.int64)))
 
 
+def test_symmetric_moco_is_both_directions_against_one_queue(config):
+    """As in the official notebook: the sum, and the keys of the second view, then of the first, enter the queue."""
+    small = ("method.queue_size=24", "method.output_dim=4", "method.hidden_dim=8")
+    method, x = make(config, "moco", "method.symmetric=true", *small), views()
+    forth, back = copy.deepcopy(method), copy.deepcopy(method)
+    forth.symmetric = back.symmetric = False
+    torch.testing.assert_close(method.loss(x), forth.loss(x) + back.loss(x[::-1]))
+    expected = torch.cat([*forth.new_keys, *back.new_keys])
+    method.after_step(1, 10)  # the second step: columns 12 to 24
+    torch.testing.assert_close(method.queue[:, 12:], expected.T)
+    torch.testing.assert_close(method.queue[:, :12], forth.queue[:, :12])
+    with pytest.raises(UserError, match=r"method.queue_size=24.*twice the global batch.*batch_size=8.*try 32"):
+        method.check(8, 8)
+
+
 def test_a_queue_that_the_batch_does_not_divide(config):
     with pytest.raises(UserError, match=r"method.queue_size=4096.*batch_size=100.*4100"):
         make(config, "moco").check(100, 100)

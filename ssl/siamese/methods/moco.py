@@ -23,7 +23,9 @@ class MoCo(Method):
         hidden_dim: of v2's head.
         temperature: of the softmax.
         momentum: of the key encoder, constant.
-        queue_size: K keys; a multiple of the global batch, so that no key is lost at the wrap.
+        queue_size: K keys; a multiple of the keys of a step, so that none is lost at the wrap.
+        symmetric: the sum of both directions, and the keys of both views enter the queue, as in the official
+            CIFAR-10 notebook; the papers have the first direction alone.
         bn_splits: on each device, BatchNorm over that many parts of the batch apart, with the keys' samples
             shuffled among them: what so many more devices would do.
 
@@ -45,6 +47,7 @@ class MoCo(Method):
         temperature: float,
         momentum: float,
         queue_size: int,
+        symmetric: bool = False,
         bn_splits: int = 1,
         **base: Any,
     ):
@@ -58,7 +61,7 @@ class MoCo(Method):
         self.projector: nn.Module = nn.Linear(dim, output_dim)
         if mlp:
             self.projector = nn.Sequential(nn.Linear(dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim))
-        self.bn_splits = bn_splits
+        self.symmetric, self.bn_splits = symmetric, bn_splits
         if bn_splits > 1:
             convert_batchnorm(self.backbone, SplitBatchNorm)
             for module in self.backbone.modules():
@@ -76,19 +79,28 @@ class MoCo(Method):
                 f"must divide the {micro_batch} images that a device sees at once, two or more to a part",
                 "lower it",
             )
-        if self.queue_size < global_batch or self.queue_size % global_batch:
+        keys = global_batch * (2 if self.symmetric else 1)
+        if self.queue_size < keys or self.queue_size % keys:
+            what = "twice the global batch, as the loss is symmetric" if self.symmetric else "the global batch"
             raise UserError(
                 f"method.queue_size={self.queue_size}",
-                f"must be a multiple of the global batch (batch_size={global_batch})",
-                f"try {max(1, round(self.queue_size / global_batch)) * global_batch}",
+                f"must be a multiple of {what} (batch_size={global_batch})",
+                f"try {max(1, round(self.queue_size / keys)) * keys}",
             )
 
     def loss(self, views: list[Tensor]) -> Tensor:
-        q = self.projector(self.backbone(views[0]))  # (N, D)
-        k = self.keys(views[1])
-        self.new_keys.append(gather(k))
+        loss, q = self.direction(views[0], views[1])
         self.projection = q.detach()
-        return info_nce_queue(q, k, self.queue, self.temperature)
+        if self.symmetric:
+            loss = loss + self.direction(views[1], views[0])[0]
+        return loss
+
+    def direction(self, query_view: Tensor, key_view: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of one view's queries against the other's keys and the queue, and the queries (N, D)."""
+        q = self.projector(self.backbone(query_view))
+        k = self.keys(key_view)
+        self.new_keys.append(gather(k))
+        return info_nce_queue(q, k, self.queue, self.temperature), q
 
     @torch.no_grad()
     def keys(self, x: Tensor) -> Tensor:
