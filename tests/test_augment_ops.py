@@ -78,13 +78,6 @@ def test_jitter_without_hue():
     torch.testing.assert_close(ops.color_jitter(x, factors, order), each(one, x, factors, order), atol=GREY, rtol=0)
 
 
-def test_jitter_in_pieces_is_the_same(monkeypatch):
-    x, factors, order = images(), torch.rand(N, 4) * 0.4, torch.rand(N, 4).argsort(1)
-    whole = ops.color_jitter(x, factors, order)
-    monkeypatch.setattr(ops, "CACHED_PIXELS", 1)
-    torch.testing.assert_close(ops.color_jitter(x, factors, order), whole, atol=0, rtol=0)
-
-
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [8, 33, 50])
 def test_resized_crop_antialiased(mode, size):

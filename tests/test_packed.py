@@ -135,7 +135,7 @@ from pathlib import Path
 from siamese.data.packed import Store
 from siamese.data.sets import decode
 def slow(file, size):
-    print("decoded")
+    sys.stdout.write("decoded ")  # one write: two threads print
     time.sleep(0.02)
     return decode(file, size)
 files = sorted(Path(sys.argv[1]).rglob("*.jpg"))

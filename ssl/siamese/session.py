@@ -101,6 +101,7 @@ class Session:
         self.method.check(cfg.batch_size, micro_batch)
         self.method.global_batch, self.method.steps_per_epoch = cfg.batch_size, steps
         self.trainer.limit_train_batches = steps * cfg.trainer.accumulate_grad_batches
+        self.views, self.how_views = views, views.prepare(cfg.epochs * steps * cfg.batch_size, device)
         self.loading = build.Loading.of(cfg, device)
         self.loader = self.loading.loader(self.train_part, micro_batch, shuffle=True)
         self.loader.epoch_batches = steps * cfg.trainer.accumulate_grad_batches
@@ -123,9 +124,6 @@ class Session:
         cfg = self.cfg
         run.start(self.folder, cfg, cfg.overwrite)
         self.trainer.loggers = [CsvLog(self.folder / "metrics.csv", self.state.get("global_step")), *self._loggers()]
-        views = self.method.views
-        assert views is not None
-        how_views = views.compile_if_long(cfg.epochs * self.method.steps_per_epoch * cfg.batch_size)
         if not self.trainer.is_global_zero:
             return
         trainable = sum(p.numel() for p in self.method.parameters() if p.requires_grad)
@@ -136,7 +134,7 @@ class Session:
                 "method": f"{cfg.method.name}: {cfg.backbone.name}, {self.method.backbone.feature_dim} features, "
                 f"{trainable / 1e6:.2f} M trainable parameters",
                 "data": f"{self.data.name}: {self.loading.describe(part)}; {labels}",
-                "views": how_views,
+                "views": self.how_views,
                 "training": f"{cfg.epochs} epochs of {self.method.steps_per_epoch} steps, "
                 f"global batch {cfg.batch_size}, peak learning rate {self.peak_lr:.4g}",
                 "device": f"{run.device_name(self.loading.device)}, precision {cfg.trainer.precision}, "
@@ -155,7 +153,7 @@ class Session:
             self.console.print(f"backbone from {cfg.init_from} ({self.started_from})", highlight=False, soft_wrap=True)
         if self.ckpt is not None:
             self.console.print(f"continued from {self.ckpt}, step {self.state['global_step']}", highlight=False)
-        report.views_picture(self.folder / "views.png", views, self.loader)
+        report.views_picture(self.folder / "views.png", self.views, self.loader)
         self.baselines: dict[str, dict[str, Features]] = {}
         if self.data.labelled:
             device = self.loading.device

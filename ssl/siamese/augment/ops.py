@@ -133,14 +133,13 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     return torch.stack(planes, 1).clamp_(0, 1)
 
 
-CACHED_PIXELS = 256 * 1024  # of a piece: 3 MB of colour
 NOWHERE = 4  # the place of a hue that is not turned
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # columns of `factors`, entries of `order`
 
 
 @functools.cache
-def _compiled(function: Callable[..., Tensor], threads: int) -> Callable[..., Tensor]:
-    return torch.compile(function, dynamic=None, options={"cpp.threads": threads})
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, dynamic=None)
 
 
 def _blend_stage(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
@@ -163,58 +162,44 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
 
     The images are grouped by the place of the hue in their order, so that the costly turn of the hue
     is computed once an image; the order is known on the host, so that no group's size has to be
-    asked of the device. On a CPU a group is worked through in pieces that stay in its cache.
+    asked of the device.
     """
-    if len(images) == 1:
-        return _color_jitter_one(images, factors, order[0].tolist(), compiled)
     device = images.device
     blend, turn = _blend_stage, adjust_hue
     if compiled:
-        blend, turn = (_compiled(f, torch.get_num_threads()) for f in (blend, turn))
+        blend, turn = _compiled(blend), _compiled(turn)
     place = (order == HUE).to(torch.int64).argmax(1)
     blends = order[order != HUE].view(-1, 3)
     amounts = factors.gather(1, blends)
-    piece = len(images) if device.type != "cpu" else max(1, CACHED_PIXELS // images[0, 0].numel())
     if not factors[:, HUE].any():  # a turn by nothing changes nothing: no groups, no HSV
         place = torch.full_like(place, NOWHERE)
     out = torch.empty_like(images)
     for hue_place in (0, 1, 2, 3, NOWHERE):
-        members = (place == hue_place).nonzero().squeeze(1)
-        for index in members.split(piece) if len(members) else ():
-            kinds = blends[index].to(device, non_blocking=True)
-            amount = amounts[index].to(device, non_blocking=True)
-            hue = factors[index, HUE].to(device, non_blocking=True)
-            where = index.to(device, non_blocking=True)
-            x = images[where]
-            for stage in range(4):
-                if stage == hue_place:
-                    x = turn(x, hue)
-                if stage < 3:
-                    x = blend(x, kinds[:, stage], amount[:, stage])
-            out[where] = x
+        index = (place == hue_place).nonzero().squeeze(1)
+        if not len(index):
+            continue
+        kinds, amount, hue, where = (
+            t.to(device, non_blocking=True) for t in (blends[index], amounts[index], factors[index, HUE], index)
+        )
+        x = images[where]
+        for stage in range(4):
+            if stage == hue_place:
+                x = turn(x, hue)
+            if stage < 3:
+                x = blend(x, kinds[:, stage], amount[:, stage])
+        out[where] = x
     return out
 
 
-def _color_jitter_one(image: Tensor, factors: Tensor, order: list[int], compiled: bool) -> Tensor:
-    """`color_jitter` of a single image: nothing to group, and what changes nothing is left out."""
-    functions = [adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue]
-    for k in order:
-        if factors[0, k] != (0 if k == HUE else 1):
-            function = _compiled(functions[k], torch.get_num_threads()) if compiled else functions[k]
-            image = function(image, factors[:, k].to(image.device, non_blocking=True))
-    return image
-
-
-def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int, compiled: bool = False) -> Tensor:
+def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     """Blur each image with its own sigma (B,), in pixels and on the host; borders mirrored. A line of
     `kernel_size` taps along the rows, then along the columns (torchvision's kernel has its square)."""
     batch, channels, height, width = images.shape
     reach = kernel_size // 2
     kernel = torch.softmax(-0.5 * (torch.arange(-reach, reach + 1) / sigma.view(-1, 1)) ** 2, 1)  # (B, k)
     if images.device.type == "cpu":
-        blur = _compiled(_blur_one_whole, torch.get_num_threads()) if compiled else _blur_one
-        pairs = zip(images.split(1), kernel, strict=True)
-        return torch.cat([blur(F.pad(x, [reach] * 4, mode="reflect"), k[reach:]) for x, k in pairs])
+        padded = F.pad(images, [reach] * 4, mode="reflect").split(1)
+        return torch.cat([_blur_one(x, k[reach:]) for x, k in zip(padded, kernel, strict=True)])
     kernel = kernel.repeat_interleave(channels, 0).to(images.device, non_blocking=True)
     planes = F.pad(images, [reach] * 4, mode="reflect").view(1, batch * channels, height + 2 * reach, width + 2 * reach)
     planes = F.conv2d(planes, kernel.view(-1, 1, 1, kernel_size), groups=batch * channels)
@@ -222,36 +207,17 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int, compiled: boo
     return planes.view_as(images)
 
 
-def _blur_one(padded: Tensor, half: Tensor) -> Tensor:
-    """Shifted copies of a single image summed, which a CPU does quicker than a convolution of one channel.
-
-    Args:
-        padded: (1, C, H + 2 r, W + 2 r).
-        half: (r + 1,) the middle tap and those on one side; those that float32 does not resolve beside
-            the sum are left out.
-    """
+def _blur_one(x: Tensor, half: Tensor) -> Tensor:
+    """Shifted copies of one image (1, C, H + 2 r, W + 2 r) summed, which a CPU does quicker than a convolution of one
+    channel. `half`: (r + 1,) the middle tap and those of one side; what float32 does not resolve is left out."""
     reach = len(half) - 1
     taps = [w for w in half.tolist() if w > 1e-8]
-    x = padded
     for dim in (3, 2):
-        length = padded.shape[dim] - 2 * reach
+        length = x.shape[dim] - 2 * reach
         out = x.narrow(dim, reach, length) * taps[0]
         for tap, weight in enumerate(taps[1:], 1):
             pair = x.narrow(dim, reach - tap, length) + x.narrow(dim, reach + tap, length)
             out.add_(pair, alpha=weight)
-        x = out
-    return x
-
-
-def _blur_one_whole(padded: Tensor, half: Tensor) -> Tensor:
-    """`_blur_one` with all taps, for torch.compile, which makes one loop of them."""
-    reach = len(half) - 1
-    x = padded
-    for dim in (3, 2):
-        length = padded.shape[dim] - 2 * reach
-        out = x.narrow(dim, reach, length) * half[0]
-        for tap in range(1, reach + 1):
-            out = out + (x.narrow(dim, reach - tap, length) + x.narrow(dim, reach + tap, length)) * half[tap]
         x = out
     return x
 

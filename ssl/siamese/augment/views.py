@@ -5,23 +5,21 @@
 device, and no step asks the device for a number.
 """
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from siamese.augment import ops
+from siamese.augment import native, ops
 from siamese.distributed import rank
 from siamese.errors import UserError
-from siamese.parallel import each
 
-COMPILE_FROM = 5e9  # pixels of views in a run: some 100,000 views of 224 pixels, a minute or more of work
+# Pixels of views in a run from which compiling is worth its seconds.
+NATIVE_FROM = 1e8  # views.cpp: two thousand views of 224 pixels
+COMPILE_FROM = 5e9  # torch.compile on a GPU: a hundred thousand
 CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 
 
@@ -39,10 +37,6 @@ class ViewParams:
     blur: Tensor  # (B,) bool
     sigma: Tensor  # (B,) of the blur, pixels
     solarize: Tensor  # (B,) bool
-
-    def of(self, i: int) -> "ViewParams":
-        """Of sample i alone, B = 1."""
-        return ViewParams(*(getattr(self, field.name)[i : i + 1] for field in fields(self)))
 
 
 def crop_boxes(
@@ -102,8 +96,8 @@ class View(nn.Module):
         blur_kernel: its width in pixels, odd.
         rotate_degrees: the image is turned by up to so many degrees either way.
         mean, std: of each channel; the last step is (x - mean) / std.
-        compiled: colours (and on a CPU the blur) through torch.compile; "auto" is False until
-            `Views.compile_if_long` knows the length of the run.
+        compiled: all of it in C++ on a CPU (`native`), the colours through torch.compile on a GPU; "auto": by the
+            length of the run. Takes effect with `Views.prepare`.
     """
 
     mean: Tensor
@@ -137,7 +131,7 @@ class View(nn.Module):
         self.gray_p, self.gray_first = gray_p, gray_first
         self.blur_p, self.blur_sigma, self.blur_kernel = blur_p, tuple(blur_sigma), blur_kernel
         self.solarize_p, self.rotate_degrees = solarize_p, rotate_degrees
-        self.auto_compile, self.compiled = compiled == "auto", compiled is True
+        self.compile_wanted, self.compiled, self.native = compiled, False, False
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
@@ -168,29 +162,9 @@ class View(nn.Module):
 
     def render(self, images: Tensor, params: ViewParams) -> Tensor:
         """(B, 3, H, W) uint8 and their parameters to (B, 3, size, size) float."""
-        if images.device.type != "cpu" or images.dtype != torch.uint8 or self.size <= 64 or self.rotate_degrees:
-            return self._change(self._crops(images, params), params)
-        # A large image fills the caches by itself, so each goes through all its changes before the next.
-        crops = self._crops_uint8(images, params)
-        out = torch.empty(crops.shape)
-        for i in range(len(crops)):
-            self._change(crops[i : i + 1].div(255), params.of(i), out[i : i + 1])
-        return out
-
-    def _crops_uint8(self, images: Tensor, params: ViewParams) -> Tensor:
-        """Flipped crops by 8-bit resizing as Pillow's: quicker on a CPU than the products of large matrices,
-        and within one grey level of them."""
-        out = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
-        boxes, flips = params.box.tolist(), params.flip.tolist()
-
-        def crop(i: int) -> None:
-            top, left, height, width = boxes[i]
-            x = images[i : i + 1, :, top : top + height, left : left + width]
-            x = F.interpolate(x, (self.size, self.size), mode=self.interpolation, antialias=True)
-            out[i] = (x.flip(-1) if flips[i] else x)[0]
-
-        each(crop, len(images))
-        return out
+        if self.native and images.device.type == "cpu" and images.dtype == torch.uint8:
+            return native.render(self, images, params)
+        return self._change(self._crops(images, params), params)
 
     def _crops(self, images: Tensor, params: ViewParams) -> Tensor:
         """Flipped crops in [0, 1]."""
@@ -200,8 +174,8 @@ class View(nn.Module):
         x = ops.resized_crop(images, box, self.size, self.interpolation, flip).div_(255)
         return x.clamp_(0, 1) if self.interpolation == "bicubic" else x
 
-    def _change(self, x: Tensor, params: ViewParams, out: Tensor | None = None) -> Tensor:
-        """What follows the crop, written to `out` if given."""
+    def _change(self, x: Tensor, params: ViewParams) -> Tensor:
+        """What follows the crop."""
         if self.gray_first:
             x = self._gray(x, params.gray)
         if self.jitter_p:
@@ -213,14 +187,10 @@ class View(nn.Module):
         if not self.gray_first:
             x = self._gray(x, params.gray)
         if self.blur_p:
-            x = _on(
-                x,
-                params.blur,
-                lambda part, i: ops.gaussian_blur(part, params.sigma[i], self.blur_kernel, self.compiled),
-            )
+            x = _on(x, params.blur, lambda part, i: ops.gaussian_blur(part, params.sigma[i], self.blur_kernel))
         if self.solarize_p:
             x = _on(x, params.solarize, lambda part, i: ops.solarize(part))
-        return ops.normalize(x, self.mean, self.std, out)
+        return ops.normalize(x, self.mean, self.std)
 
     def _gray(self, x: Tensor, chosen: Tensor) -> Tensor:
         return _on(x, chosen, lambda part, i: ops.grayscale(part).expand(-1, 3, -1, -1)) if self.gray_p else x
@@ -266,20 +236,35 @@ class Views(nn.Module):
         """Start the stream of a rank; before a checkpoint's state is restored."""
         self.generator.manual_seed(int(np.random.SeedSequence([self.seed, rank]).generate_state(1)[0]))
 
-    def compile_if_long(self, images: int) -> str:
-        """Decide ``compiled="auto"`` by the run's length in images, and say what was decided and why."""
+    def prepare(self, images: int, device: torch.device) -> str:
+        """Settle ``compiled="auto"`` by the run's length in images, and compile what a CPU needs.
+
+        Returns:
+            What was decided and why, for people.
+
+        Raises:
+            UserError: ``compiled=True`` on a CPU without a working C++ compiler.
+        """
         views = [view for view in self.views if isinstance(view, View)]
-        pixels = sum(images * view.size**2 for view in views)
-        enough, compiler = pixels >= COMPILE_FROM, shutil.which(os.environ.get("CXX", "g++"))
-        why = f"{pixels:.1g} pixels in the run {'>=' if enough else '<'} {COMPILE_FROM:.0g}"
-        if enough and not compiler:
-            why += ", but there is no C++ compiler"
+        cpu = device.type == "cpu"
+        pixels, least = sum(images * view.size**2 for view in views), NATIVE_FROM if cpu else COMPILE_FROM
+        wanted, why = views[0].compile_wanted, "as augment.compiled says"
+        compiled = wanted is True
+        if wanted == "auto":
+            compiled = pixels >= least
+            why = f"{pixels:.1g} pixels in the run {'>=' if compiled else '<'} {least:.0g}"
+        if cpu and compiled:
+            try:
+                native.library()
+            except native.CompilerError as error:
+                if wanted is True:
+                    raise UserError(
+                        "augment.compiled=true", str(error), "install g++, or set augment.compiled=auto"
+                    ) from error
+                compiled, why = False, f"{why}, but {error}"
         for view in views:
-            if view.auto_compile:
-                view.compiled = enough and compiler is not None
-            else:
-                why = "as augment.compiled says"
-        return f"{len(views)} of {views[0].size} px, {'' if views[0].compiled else 'not '}compiled ({why})"
+            view.native, view.compiled = compiled and cpu, compiled and not cpu
+        return f"{len(views)} of {views[0].size} px, {'' if compiled else 'not '}compiled ({why})"
 
     def forward(self, images: Tensor, aspect: Tensor | None = None) -> list[Tensor]:
         """(B, 3, H, W) uint8 to a list of (B, 3, size, size) float views."""

@@ -1,0 +1,245 @@
+// Views on a CPU: each image goes through its whole list while it lies in a core's cache.
+//
+// The arithmetic of ops.py, which says what each step computes; native.py compiles and calls it. Planes are float,
+// values in [0, 1] after the crop. No step depends on the number of threads.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+namespace {
+
+struct Batch {  // native.py fills the same fields in the same order
+  const uint8_t* images;  // (count, 3, height, width)
+  int64_t count, height, width, size, bicubic, gray_first, rotates, blur_kernel;
+  const int64_t* box;  // (count, 4) top, left, height, width
+  const uint8_t* flip;
+  const float* degrees;
+  const uint8_t* jitter;
+  const float* factors;  // (count, 4) brightness, contrast, saturation, hue
+  const int64_t* order;  // (count, 4)
+  const uint8_t* gray;
+  const uint8_t* blur;
+  const float* sigma;
+  const uint8_t* solarize;
+  const float* mean;
+  const float* std;
+  float* out;  // (count, 3, size, size)
+};
+
+float clip(float x) { return std::min(std::max(x, 0.0f), 1.0f); }
+
+// Resizing of a line: output i is the sum over t of weight[t * size + i] * input[source[t * size + i]].
+struct Resize {
+  int64_t taps;
+  std::vector<int32_t> source;
+  std::vector<float> weight;
+
+  Resize(int64_t length, int64_t size, bool bicubic, bool reverse) {
+    const double scale = double(length) / size, wide = std::max(scale, 1.0), reach = (bicubic ? 2 : 1) * wide;
+    taps = 2 * int64_t(std::ceil(reach)) + 1;
+    source.assign(taps * size, 0);
+    weight.assign(taps * size, 0);
+    for (int64_t i = 0; i < size; ++i) {
+      const int64_t place = reverse ? size - 1 - i : i;
+      const double center = scale * (i + 0.5);
+      const int64_t first = std::max<int64_t>(int64_t(std::floor(center - reach)), 0);
+      double sum = 0;
+      for (int64_t t = 0; t < taps; ++t) {
+        const int64_t pixel = first + t;
+        const double x = std::abs((pixel + 0.5 - center) / wide);
+        double w = std::max(0.0, 1 - x);
+        if (bicubic) w = x < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
+        if (pixel >= length) w = 0;
+        source[t * size + place] = int32_t(std::min(pixel, length - 1));
+        weight[t * size + place] = float(w);
+        sum += w;
+      }
+      for (int64_t t = 0; t < taps; ++t) weight[t * size + place] /= float(sum);
+    }
+    while (taps > 1 && std::all_of(&weight[(taps - 1) * size], &weight[(taps - 1) * size] + size,
+                                   [](float w) { return w == 0; }))
+      --taps;
+  }
+};
+
+template <typename Pixel>
+void crop(const Batch& b, int64_t i, const Pixel* image, float* lines, float* out) {
+  const int64_t *box = b.box + 4 * i, top = box[0], left = box[1], height = box[2], width = box[3], size = b.size;
+  const Resize columns(width, size, b.bicubic, b.flip[i]), rows(height, size, b.bicubic, false);
+  std::vector<float> line(width);
+  for (int64_t c = 0; c < 3; ++c) {
+    for (int64_t y = 0; y < height; ++y) {
+      const Pixel* from = image + (c * b.height + top + y) * b.width + left;
+      for (int64_t x = 0; x < width; ++x) line[x] = float(from[x]) * (1.0f / 255);
+      float* to = lines + y * size;
+      std::fill(to, to + size, 0.0f);
+      for (int64_t t = 0; t < columns.taps; ++t) {
+        const int32_t* source = &columns.source[t * size];
+        const float* weight = &columns.weight[t * size];
+        for (int64_t x = 0; x < size; ++x) to[x] += weight[x] * line[source[x]];
+      }
+    }
+    for (int64_t y = 0; y < size; ++y) {
+      float* to = out + (c * size + y) * size;
+      std::fill(to, to + size, 0.0f);
+      for (int64_t t = 0; t < rows.taps; ++t) {
+        const float weight = rows.weight[t * size + y];
+        if (weight == 0) continue;
+        const float* from = lines + rows.source[t * size + y] * size;
+        for (int64_t x = 0; x < size; ++x) to[x] += weight * from[x];
+      }
+    }
+  }
+  if (b.bicubic)
+    for (int64_t p = 0; p < 3 * size * size; ++p) out[p] = clip(out[p]);
+}
+
+// Bilinear, black outside.
+void rotate(const Batch& b, const uint8_t* image, float degrees, float* out) {
+  const float angle = degrees * float(M_PI / 180), cosine = std::cos(angle), sine = std::sin(angle);
+  const float middle_x = b.width * 0.5f, middle_y = b.height * 0.5f;
+  for (int64_t y = 0; y < b.height; ++y)
+    for (int64_t x = 0; x < b.width; ++x) {
+      const float dx = x + 0.5f - middle_x, dy = y + 0.5f - middle_y;
+      const float from_x = cosine * dx - sine * dy + middle_x - 0.5f, from_y = sine * dx + cosine * dy + middle_y - 0.5f;
+      const float floor_x = std::floor(from_x), floor_y = std::floor(from_y);
+      float sum[3] = {0, 0, 0};
+      for (int64_t corner = 0; corner < 4; ++corner) {
+        const int64_t px = int64_t(floor_x) + corner % 2, py = int64_t(floor_y) + corner / 2;
+        if (px < 0 || px >= b.width || py < 0 || py >= b.height) continue;
+        const float weight = (1 - std::abs(from_x - px)) * (1 - std::abs(from_y - py));
+        for (int64_t c = 0; c < 3; ++c) sum[c] += weight * image[(c * b.height + py) * b.width + px];
+      }
+      for (int64_t c = 0; c < 3; ++c) out[(c * b.height + y) * b.width + x] = sum[c];
+    }
+}
+
+float luma(float red, float green, float blue) { return 0.2989f * red + 0.587f * green + 0.114f * blue; }
+
+void brightness(float* x, int64_t pixels, float factor) {
+  for (int64_t p = 0; p < 3 * pixels; ++p) x[p] = clip(x[p] * factor);
+}
+
+void contrast(float* x, int64_t pixels, float factor) {
+  const float *green = x + pixels, *blue = green + pixels;
+  double sum = 0;
+  for (int64_t start = 0; start < pixels; start += 1024) {
+    float part = 0;
+    for (int64_t p = start; p < std::min(start + 1024, pixels); ++p) part += luma(x[p], green[p], blue[p]);
+    sum += part;
+  }
+  const float rest = (1 - factor) * float(sum / pixels);
+  for (int64_t p = 0; p < 3 * pixels; ++p) x[p] = clip(x[p] * factor + rest);
+}
+
+void saturation(float* x, int64_t pixels, float factor) {
+  float *green = x + pixels, *blue = green + pixels;
+  for (int64_t p = 0; p < pixels; ++p) {
+    const float rest = (1 - factor) * luma(x[p], green[p], blue[p]);
+    x[p] = clip(x[p] * factor + rest);
+    green[p] = clip(green[p] * factor + rest);
+    blue[p] = clip(blue[p] * factor + rest);
+  }
+}
+
+void hue(float* x, int64_t pixels, float factor) {
+  for (int64_t p = 0; p < pixels; ++p) {
+    const float red = x[p], green = x[p + pixels], blue = x[p + 2 * pixels];
+    const float value = std::max(std::max(red, green), blue);
+    const float chroma = value - std::min(std::min(red, green), blue);
+    const float scale = 1 / std::max(chroma, 1e-12f);
+    const float of_red = (green - blue) * scale, of_green = (blue - red) * scale + 2, of_blue = (red - green) * scale + 4;
+    const float place = (value == red ? of_red : value == green ? of_green : of_blue) + 6 * factor;
+    for (int64_t c = 0; c < 3; ++c) {
+      float k = place + (5 - 2 * c);
+      k -= 6 * std::floor(k * (1.0f / 6));
+      x[p + c * pixels] = clip(value - chroma * clip(std::min(k, 4 - k)));
+    }
+  }
+}
+
+void grayscale(float* x, int64_t pixels) {
+  for (int64_t p = 0; p < pixels; ++p) x[p] = x[p + pixels] = x[p + 2 * pixels] = luma(x[p], x[p + pixels], x[p + 2 * pixels]);
+}
+
+int64_t mirrored(int64_t i, int64_t size) { return i < 0 ? -i : i >= size ? 2 * size - 2 - i : i; }
+
+void blur(float* x, int64_t size, int64_t kernel, float sigma, float* scratch) {
+  const int64_t reach = kernel / 2;
+  std::vector<float> tap(reach + 1), line(size + 2 * reach);
+  float sum = 0;
+  for (int64_t t = 0; t <= reach; ++t) {
+    tap[t] = std::exp(-0.5f * (t / sigma) * (t / sigma));
+    sum += t ? 2 * tap[t] : tap[t];
+  }
+  int64_t used = 0;  // taps that float resolves beside the sum
+  for (int64_t t = 0; t <= reach; ++t)
+    if ((tap[t] /= sum) > 1e-8f) used = t;
+  for (int64_t row = 0; row < 3 * size; ++row) {
+    const float* from = x + row * size;
+    for (int64_t i = 0; i < size + 2 * reach; ++i) line[i] = from[mirrored(i - reach, size)];
+    const float* middle = line.data() + reach;
+    float* to = scratch + row * size;
+    for (int64_t i = 0; i < size; ++i) to[i] = tap[0] * middle[i];
+    for (int64_t t = 1; t <= used; ++t)
+      for (int64_t i = 0; i < size; ++i) to[i] += tap[t] * (middle[i - t] + middle[i + t]);
+  }
+  for (int64_t c = 0; c < 3; ++c) {
+    const float* plane = scratch + c * size * size;
+    for (int64_t y = 0; y < size; ++y) {
+      float* to = x + (c * size + y) * size;
+      for (int64_t i = 0; i < size; ++i) to[i] = tap[0] * plane[y * size + i];
+      for (int64_t t = 1; t <= used; ++t) {
+        const float *above = plane + mirrored(y - t, size) * size, *below = plane + mirrored(y + t, size) * size;
+        for (int64_t i = 0; i < size; ++i) to[i] += tap[t] * (above[i] + below[i]);
+      }
+    }
+  }
+}
+
+void view(const Batch& b, int64_t i, std::vector<float>& turned, std::vector<float>& scratch) {
+  const int64_t pixels = b.size * b.size;
+  const uint8_t* image = b.images + i * 3 * b.height * b.width;
+  float* x = b.out + i * 3 * pixels;
+  if (b.rotates) {
+    rotate(b, image, b.degrees[i], turned.data());
+    crop(b, i, turned.data(), scratch.data(), x);
+  } else {
+    crop(b, i, image, scratch.data(), x);
+  }
+  if (b.gray[i] && b.gray_first) grayscale(x, pixels);
+  if (b.jitter[i])
+    for (int64_t stage = 0; stage < 4; ++stage) {
+      const int64_t kind = b.order[4 * i + stage];
+      const float factor = b.factors[4 * i + kind];
+      if (kind == 0) brightness(x, pixels, factor);
+      if (kind == 1) contrast(x, pixels, factor);
+      if (kind == 2) saturation(x, pixels, factor);
+      if (kind == 3 && factor != 0) hue(x, pixels, factor);
+    }
+  if (b.gray[i] && !b.gray_first) grayscale(x, pixels);
+  if (b.blur[i]) blur(x, b.size, b.blur_kernel, b.sigma[i], scratch.data());
+  if (b.solarize[i])
+    for (int64_t p = 0; p < 3 * pixels; ++p) x[p] = x[p] >= 0.5f ? 1 - x[p] : x[p];
+  for (int64_t c = 0; c < 3; ++c)
+    for (int64_t p = c * pixels; p < (c + 1) * pixels; ++p) x[p] = (x[p] - b.mean[c]) / b.std[c];
+}
+
+}  // namespace
+
+extern "C" void render(const Batch* batch, int64_t threads) {
+  std::atomic<int64_t> next{0};
+  auto work = [&] {
+    std::vector<float> turned(batch->rotates ? 3 * batch->height * batch->width : 0);
+    std::vector<float> scratch(std::max(3 * batch->size, batch->height) * batch->size);
+    for (int64_t i; (i = next++) < batch->count;) view(*batch, i, turned, scratch);
+  };
+  std::vector<std::thread> others;
+  for (int64_t t = 1; t < std::min(threads, batch->count); ++t) others.emplace_back(work);
+  work();
+  for (auto& other : others) other.join();
+}
