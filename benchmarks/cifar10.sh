@@ -24,15 +24,13 @@ if ! grep -qs '"finished": true' "$run/summary.json"; then
   fi
   [ $code = 0 ] || exit $code
 fi
-python "$root/eval_linear.py" "ckpt=$run/checkpoints/last.ckpt" "run_dir=$run/eval" overwrite=true
-cat <<JSON
-$(python - "$run" <<'PY'
+python "$root/eval_linear.py" "ckpt=$run/checkpoints/last.ckpt" "run_dir=$run/eval" overwrite=true || exit $?
+python - "$run" "$(date -u +%F)" "$(git -C "$root" rev-parse --short HEAD)" <<'PY'
 import json, sys
 from pathlib import Path
-run = Path(sys.argv[1])
+run, date, commit = Path(sys.argv[1]), *sys.argv[2:]
 trained, judged = (json.loads((run / name).read_text()) for name in ("summary.json", "eval/results.json"))
-print(json.dumps({k: trained[k] for k in ("method", "epochs", "seed", "images_per_second", "device")}
-                 | {k: judged[k] for k in ("knn_top1", "linear_top1")}))
+keys = ("method", "epochs", "seed", "train_seconds", "images_per_second", "peak_memory_mb", "device", "versions")
+print(json.dumps({k: trained[k] for k in keys} | {k: judged[k] for k in ("knn_top1", "linear_top1")}
+                 | {"date": date, "commit": commit}))
 PY
-)
-JSON

@@ -53,7 +53,7 @@ def differing(ours, expected, path=""):
     if isinstance(expected, dict):
         keys = set(ours) ^ set(expected)
         out = [f"{path}.{k} only in one" for k in keys]
-        for k in set(ours) & set(expected) - {"run_id", "run_dir", "resume", "overwrite"}:
+        for k in set(ours) & set(expected) - {"run_id", "run_dir", "resume", "overwrite", "train_seconds"}:
             out += differing(ours[k], expected[k], f"{path}.{k}")
         return out
     if isinstance(expected, (list, tuple)):
@@ -91,7 +91,11 @@ def test_a_signal_saves_the_step_and_the_run_goes_on_bit_by_bit(session, tmp_pat
     part = session(*common, folder="part")
     interrupt(part, at, signal.SIGINT if at == 9 else signal.SIGTERM)
     assert json.loads((tmp_path / "part" / "summary.json").read_text())["finished"] is False
-    session(*common, "resume=true", folder="part").fit()
+    spent = torch.load(tmp_path / "part" / "checkpoints" / "last.ckpt", weights_only=True)["progress"]
+    again = session(*common, "resume=true", folder="part")
+    again.fit()
+    assert again.progress.images == whole.progress.images  # of all sittings
+    assert again.progress.train_seconds > spent["train_seconds"] > 0
     folders = [tmp_path / name for name in ("part", "whole")]
     assert differing(*(state(f / "checkpoints" / "last.ckpt") for f in folders)) == []
     assert losses(folders[0] / "metrics.csv") == losses(folders[1] / "metrics.csv")

@@ -39,7 +39,8 @@ def test_a_run_folder_holds_what_is_promised(session, tmp_path, method):
     value = run.finish()
     folder = tmp_path / "run"
     summary = json.loads((folder / "summary.json").read_text())
-    for key in ("method", "data", "backbone", "epochs", "steps", "seconds", "images_per_second", "knn_top1",
+    for key in ("method", "data", "backbone", "epochs", "steps", "seconds", "train_seconds", "images_per_second",
+                "peak_memory_mb", "knn_top1",
                 "linear_top1", "baselines", "versions", "device", "finished"):  # fmt: skip
         assert key in summary
     assert summary["finished"] is True

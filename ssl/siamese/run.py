@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import shutil
+import sys
 import time
 from datetime import datetime
 from importlib.metadata import version
@@ -152,6 +154,14 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most that tensors took on the GPU, or the process on the host, in 10^6 bytes."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 class Stopwatch:

@@ -266,7 +266,9 @@ class Session:
             "epochs": self.trainer.current_epoch if not finished else cfg.epochs,
             "steps": self.trainer.global_step,
             "seconds": round(self.watch(), 2),
+            "train_seconds": round(self.progress.train_seconds, 2),  # of all sittings, monitors not counted
             "images_per_second": self.progress.images_per_second,
+            "peak_memory_mb": run.peak_memory_mb(self.loading.device),
             **figures,
             "skipped_steps": self.finite.skipped,
             "collapsed_at_epoch": self.monitor.collapsed_at,

@@ -31,7 +31,8 @@ class ProgressBar(pl.Callback):
         self.train_seconds, self.images = 0.0, 0  # of the training steps alone
         self.bar: Progress | None = None
         self.drawn_step = self.epoch_first_step = 0
-        self.epoch_start = self.drawn_at = 0.0
+        self.epoch_start: float | None = None  # in an epoch
+        self.drawn_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.on_train_epoch_start(trainer, pl_module)  # Lightning leaves it out where it continues in mid-epoch
@@ -74,9 +75,8 @@ class ProgressBar(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # After the monitor in the list of callbacks, so its seconds are taken off.
         loss = float(trainer.callback_metrics.get("loss", float("nan")))  # waits for the device
-        seconds = time.perf_counter() - self.epoch_start - self.monitor.seconds
-        self.monitor.seconds = 0.0
-        images = (trainer.global_step - self.epoch_first_step) * self.global_batch
+        seconds, images = self._of_epoch(trainer.global_step)
+        self.epoch_start, self.monitor.seconds = None, 0.0
         self.train_seconds += seconds
         self.images += images
         if rank() != 0:
@@ -109,6 +109,25 @@ class ProgressBar(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.close()
+
+    def _of_epoch(self, step: int) -> tuple[float, int]:
+        """Seconds and images of the epoch that is running, up to this optimiser step."""
+        if self.epoch_start is None:
+            return 0.0, 0
+        seconds = time.perf_counter() - self.epoch_start - self.monitor.seconds
+        return seconds, (step - self.epoch_first_step) * self.global_batch
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        seconds, images = self._of_epoch(trainer.global_step)
+        checkpoint["progress"] = {"train_seconds": self.train_seconds + seconds, "images": self.images + images}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        so_far = checkpoint.get("progress", {"train_seconds": 0.0, "images": 0})  # of a run in several sittings
+        self.train_seconds, self.images = so_far["train_seconds"], so_far["images"]
 
     @property
     def images_per_second(self) -> float | None:
