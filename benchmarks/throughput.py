@@ -159,6 +159,7 @@ def main() -> None:
     keep_freed_memory()
     device, console = torch.device(arguments.device), Console()
     out: dict[str, Any] = {}
+    peak: dict[str, int] = {}  # of the GPU's memory in real training
     with tempfile.TemporaryDirectory() as folder:
         count = arguments.batch * arguments.batches
         images = smooth_images(count, arguments.size if arguments.size < 64 else 256)
@@ -178,28 +179,29 @@ def main() -> None:
                 with open(os.devnull, "w") as nowhere:
                     stdout, sys.stdout = sys.stdout, nowhere
                     try:
+                        if device.type == "cuda":
+                            torch.cuda.reset_peak_memory_stats()
                         rates["real"].append(real_rate(cfg))
                     finally:
                         sys.stdout = stdout
+                if device.type == "cuda":
+                    peak[method] = round(torch.cuda.max_memory_allocated() / 1e6)
                 if method == "simclr":
                     rates["lightly"].append(lightly_rate(cfg, images, arguments.seconds, arguments.workers, device))
             out[method] = {name: round(statistics.median(r), 1) for name, r in rates.items() if r}
-            if device.type == "cuda":
-                out[method]["peak_mb"] = round(torch.cuda.max_memory_allocated() / 1e6)
-                torch.cuda.reset_peak_memory_stats()
+            if method in peak:
+                out[method]["peak_mb"] = peak[method]
     table = Table(title=f"images per second, {arguments.size} px, batch {arguments.batch}", title_justify="left")
-    for column in ("method", "bare step", "real training", "efficiency", "stock lightly", "ours / lightly", "peak MB"):
+    columns = ("method", "bare step", "training", "efficiency", "lightly", "ours/lightly")
+    for column in (*columns, "peak MB") if peak else columns:
         table.add_column(column, justify="left" if column == "method" else "right")
     for method, r in out.items():
-        stock = (f"{r['lightly']:,.0f}", f"{r['real'] / r['lightly']:.2f}") if "lightly" in r else ("", "")
-        table.add_row(
-            method,
-            f"{r['bare']:,.0f}",
-            f"{r['real']:,.0f}",
-            f"{r['real'] / r['bare']:.2f}",
-            *stock,
-            str(r.get("peak_mb", "")),
+        bare, real, *theirs = (
+            f"{r[k]:,.0f}" if r[k] >= 100 else f"{r[k]:.1f}" for k in ("bare", "real", "lightly") if k in r
         )
+        stock = (*theirs, f"{r['real'] / r['lightly']:.2f}") if theirs else ("", "")
+        memory = (f"{peak[method]:,}",) if peak else ()
+        table.add_row(method, bare, real, f"{r['real'] / r['bare']:.2f}", *stock, *memory)
     console.print(table)
     if device.type == "cuda":
         console.print(", ".join(f"{m}: {50_000 / r['real']:.2f} s an epoch of 50,000 images" for m, r in out.items()))
