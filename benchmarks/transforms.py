@@ -33,10 +33,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def transform(view: View) -> T.Compose:
-    """`view` as torchvision has it."""
+    """`view` as torchvision has it, in 8 bits until the normalisation.
+
+    In float its hue makes NaN of a bicubic crop's overshoots."""
     jitter = T.RandomApply([T.ColorJitter(*view.jitter)], view.jitter_p)
     blur = T.GaussianBlur(view.blur_kernel, view.blur_sigma)
-    steps: list[nn.Module] = [T.ToDtype(torch.float32, scale=True)]
+    steps: list[nn.Module] = []
     if view.rotate_degrees:
         steps.append(T.RandomRotation(view.rotate_degrees, T.InterpolationMode.BILINEAR))
     interpolation = T.InterpolationMode(view.interpolation)
@@ -46,11 +48,13 @@ def transform(view: View) -> T.Compose:
         jitter,
         T.RandomGrayscale(view.gray_p),
         T.RandomApply([blur], view.blur_p),
-        T.RandomSolarize(0.5, view.solarize_p),
+        T.RandomSolarize(128, view.solarize_p),
+        T.ToDtype(torch.float32, scale=True),
         T.Normalize(view.mean.tolist(), view.std.tolist()),
     ]
     if view.gray_first:
-        steps[-5], steps[-4] = steps[-4], steps[-5]
+        at = steps.index(jitter)
+        steps[at], steps[at + 1] = steps[at + 1], steps[at]
     return T.Compose(steps)
 
 

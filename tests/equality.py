@@ -15,6 +15,7 @@ from torch import nn
 from siamese import build, distributed
 from siamese.distributed import SyncBatchNorm, convert_batchnorm
 from siamese.methods import Batch
+from siamese.monitor import health
 from siamese.monitor.probes import Monitor
 
 LOSSES = ("nt_xent", "nt_xent_chunked", "nt_logistic", "triplet", "contrastive")
@@ -65,6 +66,8 @@ def train(case: str, world: int, rank: int) -> dict:
             out["gradients"] = {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
         optimizer.step()
         method.after_step(step, STEPS)
+    z = distributed.gather(method.projection)
+    out["figures"] = [health.relative_std(z), health.rankme(z)]
     out["parameters"] = {n: p.detach().clone() for n, p in method.named_parameters()}
     out["buffers"] = {n: b.clone() for n, b in method.named_buffers()}
     return out

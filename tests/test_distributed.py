@@ -54,6 +54,13 @@ def test_two_processes_train_as_one_does(trained, case):
     assert max(g.abs().max() for g in first["gradients"].values()) > 1e-6  # not all zero
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_figures_of_the_projection_are_those_of_one_process(trained, case):
+    first, second, one = (t[case]["figures"] for t in trained)
+    assert first == second == pytest.approx(one, rel=1e-6)
+    assert first[0] > 0 and first[1] > 1  # spread and rank of a projection that has not collapsed
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if not c.startswith("moco") or c == "moco_v3"])
 def test_running_statistics_are_those_of_the_joint_batch(trained, case):
     first, second, one = (t[case]["buffers"] for t in trained)
