@@ -138,6 +138,21 @@ def test_listed_labels(tmp_path):
         listed(tmp_path / "1percent.txt", Part(files[2:], torch.zeros(4)))
     with pytest.raises(UserError, match=r"eval.lowshot.lists=nowhere.txt: is not a file"):
         listed("nowhere.txt", Part(files, torch.zeros(6)))
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"empty.txt: is empty"):
+        listed(tmp_path / "empty.txt", Part(files, torch.zeros(6)))
+
+
+def test_listed_labels_of_files_with_equal_names(tmp_path):
+    part = Part([Path(f"/data/{c}/{i} x.png") for c in "ab" for i in range(3)], torch.zeros(6))
+    (tmp_path / "list.txt").write_text("a/2 x.png\nb/0 x.png\n")
+    assert listed(tmp_path / "list.txt", part).tolist() == [2, 3]
+    (tmp_path / "list.txt").write_text("2 x.png\n")
+    with pytest.raises(UserError, match=r"list.txt: 2 x.png is the name of several images; name the folder too"):
+        listed(tmp_path / "list.txt", part)
+    (tmp_path / "list.txt").write_text("c/2 x.png\n")
+    with pytest.raises(UserError, match=r"names 1 of 1 images .*: c/2 x.png"):
+        listed(tmp_path / "list.txt", part)
 
 
 def test_few_labels_know_nothing_of_the_others(subject, tmp_path):

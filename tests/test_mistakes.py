@@ -128,6 +128,9 @@ def test_a_folder_that_holds_a_run(config, here):
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").write_text("old")
     (folder / "mine.txt").write_text("kept")
+    with pytest.raises(UserError, match=r"run_dir=run: already holds a run; add overwrite=true, or choose"):
+        Session(config("run_dir=run"))
+    (folder / "checkpoints" / "last.ckpt").touch()
     with pytest.raises(UserError, match=r"run_dir=run: already holds a run; add resume=true or overwrite=true"):
         Session(config("run_dir=run"))
     assert (folder / "config.yaml").read_text() == "old"

@@ -313,6 +313,8 @@ def test_runs_side_by_side(tmp_path, capsys):
     assert "+0.00 points, lies within" in out
     compare([folders[0], folders[3]], console)
     assert "cannot be judged: one seed" in capsys.readouterr().out
+    with pytest.raises(UserError, match="nothing to compare"):
+        compare([], console)
     with pytest.raises(UserError, match="holds one checkpoint twice"):
         compare([folders[0], folders[0]], console)
     with pytest.raises(UserError, match="no readable results.json"):

@@ -240,7 +240,9 @@ def read(file: str | Path, key: str = "ckpt") -> Any:
         ) from error
     except Exception as error:  # damaged bytes make the unpickler fail in any way
         raise UserError(
-            f"{key}={file}", f"cannot be read; it may be truncated ({str(error)[:100]})", "use another checkpoint"
+            f"{key}={file}",
+            f"cannot be read; it may be truncated, or no checkpoint ({type(error).__name__}: {str(error)[:100]})",
+            "use another checkpoint",
         ) from error
 
 

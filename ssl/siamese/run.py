@@ -74,9 +74,8 @@ def check(folder: Path, resume: bool | str, overwrite: bool) -> bool:
             "resume=true", f"there is no {folder}/checkpoints/last.ckpt", "give the run_dir of a run that saved one"
         )
     if holds_run and not resume and not overwrite and is_first():  # the others come when it is made
-        raise UserError(
-            f"run_dir={folder}", "already holds a run", "add resume=true or overwrite=true, or choose another folder"
-        )
+        how = "resume=true or overwrite=true" if saved else "overwrite=true"
+        raise UserError(f"run_dir={folder}", "already holds a run", f"add {how}, or choose another folder")
     parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not os.access(parent, os.W_OK):
         raise UserError(f"run_dir={folder}", f"{parent} cannot be written to", "choose another folder")

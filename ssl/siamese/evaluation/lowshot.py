@@ -121,26 +121,40 @@ def folds(labels: Tensor, count: int, seed: int) -> Tensor:
 
 
 def listed(file: str, part: Part) -> Tensor:
-    """Indices of the images that a file names.
+    """Indices of the images that a file names, one a line: by their file name, with folders before it where several
+    have that name; of sets without files by index.
 
     Raises:
-        UserError: there is no such file, or it names what the training part does not hold.
+        UserError: there is no such file, it is empty, or it names what the training part does not hold, or holds twice.
     """
     path = Path(file).expanduser()
     if not path.is_file():
         raise UserError(f"eval.lowshot.lists={file}", "is not a file", f"looked at {path.absolute()}")
-    names = path.read_text().split()
-    if not isinstance(part.images, Tensor):
-        files = part.images
-        if isinstance(files, Packed):
-            files = [files.store.files[i] for i in files.index]
-        places = {f.name: i for i, f in enumerate(files)}
+    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    places: dict[str, list[int]] = {}
+    if isinstance(part.images, Tensor):
+        files = [Path(str(i)) for i in range(len(part))]
+    elif isinstance(part.images, Packed):
+        files = [part.images.store.files[i] for i in part.images.index]
     else:
-        places = {str(i): i for i in range(len(part))}
-    unknown = [n for n in names if Path(n).name not in places]
+        files = part.images
+    for i, f in enumerate(files):
+        places.setdefault(f.name, []).append(i)
+
+    def found(name: str) -> list[int]:
+        parts = Path(name).parts
+        return [i for i in places.get(parts[-1], []) if files[i].parts[-len(parts) :] == parts]
+
+    chosen = [found(name) for name in names]
+    unknown = [name for name, at in zip(names, chosen, strict=True) if not at]
     if unknown or not names:
+        what = "is empty"
+        if names:
+            what = f"names {len(unknown)} of {len(names)} images that are not in the training part: {unknown[0]}"
+        raise UserError(f"eval.lowshot.lists={file}", what, "give file names, or indices for sets without files")
+    twice = [name for name, at in zip(names, chosen, strict=True) if len(at) > 1]
+    if twice:
         raise UserError(
-            f"eval.lowshot.lists={file}", f"names {len(unknown)} of {len(names)} images that are not in the training "
-            f"part{': ' + unknown[0] if unknown else ''}", "give file names, or indices for sets without files",
-        )  # fmt: skip
-    return torch.tensor(sorted({places[Path(n).name] for n in names}))
+            f"eval.lowshot.lists={file}", f"{twice[0]} is the name of several images", "name the folder too: class/name"
+        )
+    return torch.tensor(sorted({i for (i,) in chosen}))
