@@ -110,6 +110,12 @@ def test_the_library_is_compiled_once(tmp_path, monkeypatch):
     before = file.stat().st_mtime_ns
     build()
     assert file.stat().st_mtime_ns == before
+    (tmp_path / "other" / "siamese").mkdir(parents=True)
+    (tmp_path / "other" / "siamese" / file.name).write_bytes(b"damaged")
+    with monkeypatch.context() as m:
+        m.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+        with pytest.raises(native.CompilerError, match=f"{file.name} cannot be made or loaded"):
+            build()
     (tmp_path / "broken").write_text("#!/bin/sh\necho views.cpp: error: no such thing >&2\nexit 1")
     (tmp_path / "broken").chmod(0o755)
     monkeypatch.setenv("CXX", str(tmp_path / "broken"))

@@ -67,20 +67,31 @@ def library() -> ctypes.CDLL:
     except (OSError, RuntimeError):  # a home that is not there or cannot be written
         folder = Path(tempfile.mkdtemp(prefix="siamese-"))
     target = folder / name
-    if not target.exists():
-        with tempfile.TemporaryDirectory() as work:
-            made = Path(work) / name
-            done = subprocess.run([path, *FLAGS, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
-            if done.returncode:
-                lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-                raise CompilerError(f"{compiler} failed: {lines[0] if lines else done.returncode}")
-            beside = target.with_suffix(f".{os.getpid()}")
-            shutil.copyfile(made, beside)
-            os.replace(beside, target)  # whole or not at all, also where two processes compile at once
-    loaded = ctypes.CDLL(str(target))
+    try:
+        if not target.exists():
+            _compile(path, target)
+        loaded = ctypes.CDLL(str(target))
+    except OSError as error:  # a full disk, a folder that nothing may be executed from, a damaged file
+        raise CompilerError(f"{target} cannot be made or loaded ({error})") from error
     loaded.render.argtypes = [ctypes.POINTER(_Batch), ctypes.c_int64]
     loaded.render.restype = None
     return loaded
+
+
+def _compile(compiler: str, target: Path) -> None:
+    """`target` is there as a whole or not at all, also where two processes compile at once."""
+    with tempfile.TemporaryDirectory() as work:
+        made = Path(work) / target.name
+        done = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+            raise CompilerError(f"{compiler} failed: {lines[0] if lines else done.returncode}")
+        beside = target.with_suffix(f".{os.getpid()}")
+        try:
+            shutil.copyfile(made, beside)
+            os.replace(beside, target)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def render(view: "View", images: Tensor, params: "ViewParams") -> Tensor:
