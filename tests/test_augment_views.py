@@ -90,6 +90,16 @@ def test_native_views_are_those_of_torch(height, width, changes):
 
 
 @needs_compiler
+def test_native_views_read_no_memory_of_others():
+    view, x = make_view("native", **PLAIN), batch(4)
+    p = view.draw(4, 32, 32, generator())
+    with pytest.raises(ValueError, match="1 channels"):
+        view.render(x[:, :1], p)
+    with pytest.raises(ValueError, match="boxes up to"):
+        view.render(x[:, :, :8], p)
+
+
+@needs_compiler
 def test_native_views_do_not_depend_on_the_threads():
     view, x = make_view("native", **FULL), batch(37)
     p = view.draw(len(x), 32, 32, generator())

@@ -30,14 +30,24 @@ class CompilerError(Exception):
     """No compiler, or it failed; the message says which in one line."""
 
 
+# Pointers of `Batch`, in its order, and what they point to.
+_POINTERS = {
+    "box": torch.int64, "flip": torch.bool, "degrees": torch.float32, "jitter": torch.bool, "factors": torch.float32,
+    "order": torch.int64, "gray": torch.bool, "blur": torch.bool, "sigma": torch.float32, "solarize": torch.bool,
+    "mean": torch.float32, "std": torch.float32,
+}  # fmt: skip
+
+
 class _Batch(ctypes.Structure):
     """`Batch` of views.cpp."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in ("images",)]
-    _fields_ += [(n, ctypes.c_int64) for n in ("count", "height", "width", "size", "bicubic", "gray_first")]
-    _fields_ += [(n, ctypes.c_int64) for n in ("rotates", "blur_kernel")]
-    _fields_ += [(n, ctypes.c_void_p) for n in ("box", "flip", "degrees", "jitter", "factors", "order")]
-    _fields_ += [(n, ctypes.c_void_p) for n in ("gray", "blur", "sigma", "solarize", "mean", "std", "out")]
+    _fields_ = [
+        ("images", ctypes.c_void_p),
+        *((n, ctypes.c_int64) for n in ("count", "height", "width", "size", "bicubic", "gray_first", "rotates")),
+        ("blur_kernel", ctypes.c_int64),
+        *((n, ctypes.c_void_p) for n in _POINTERS),
+        ("out", ctypes.c_void_p),
+    ]
 
 
 def _processor() -> str:
@@ -95,15 +105,19 @@ def _compile(compiler: str, target: Path) -> None:
 
 
 def render(view: "View", images: Tensor, params: "ViewParams") -> Tensor:
-    """`View.render` of uint8 images on a CPU, by as many threads as torch uses."""
-    count, _, height, width = images.shape
+    """`View.render` of uint8 images on a CPU, by as many threads as torch uses.
+
+    Raises:
+        ValueError: images without three channels, or a box that leaves its image: C++ would read beyond it.
+    """
+    count, channels, height, width = images.shape
+    box = params.box
+    if channels != 3 or (box < 0).any() or (box[:, :2] + box[:, 2:] > torch.tensor([height, width])).any():
+        raise ValueError(f"{channels} channels of {height} x {width} pixels, boxes up to {box.amax(0).tolist()}")
+    values = {**vars(params), "mean": view.mean, "std": view.std}
+    arrays = {name: values[name].to(dtype).contiguous() for name, dtype in _POINTERS.items()}
+    arrays["images"] = images.contiguous()  # all alive until the call returns
     out = torch.empty(count, 3, view.size, view.size)
-    arrays = {
-        "images": images, "box": params.box, "flip": params.flip, "degrees": params.degrees, "jitter": params.jitter,
-        "factors": params.factors, "order": params.order, "gray": params.gray, "blur": params.blur,
-        "sigma": params.sigma, "solarize": params.solarize, "mean": view.mean, "std": view.std,
-    }  # fmt: skip
-    arrays = {name: tensor.contiguous() for name, tensor in arrays.items()}  # alive until the call returns
     batch = _Batch(
         count=count, height=height, width=width, size=view.size, bicubic=view.interpolation == "bicubic",
         gray_first=view.gray_first, rotates=view.rotate_degrees != 0, blur_kernel=view.blur_kernel, out=out.data_ptr(),
