@@ -197,7 +197,13 @@ def test_few_labels_are_cross_validated(subject, monkeypatch):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"fractions": [0.0]}, "fractions=0.0"), ({"seeds": []}, "seeds="), ({"epochs": []}, "epochs=")],
+    [
+        ({"fractions": [0.0]}, "fractions=0.0"),
+        ({"seeds": []}, "seeds="),
+        ({"epochs": []}, "epochs="),
+        ({"epochs": [0]}, "epochs=0"),
+        ({"lists": ["nowhere.txt"], "epochs": [1, 1]}, "nowhere.txt: is not a file"),
+    ],
 )
 def test_impossible_low_shots(change, says):
     with pytest.raises(UserError, match=says):

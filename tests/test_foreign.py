@@ -116,6 +116,19 @@ def test_timm(config):
         assert torch.equal(backbone.eval()(x), source.eval()(x))
 
 
+def test_a_norm_that_timm_keeps_in_the_head_is_the_backbones(config, tmp_path):
+    torch.manual_seed(1)
+    source = timm.create_model("convnext_atto", num_classes=7)
+    torch.nn.init.uniform_(source.head.norm.weight)
+    torch.save(source.state_dict(), tmp_path / "f.pt")
+    backbone = build.backbone(config("backbone=timm", "backbone.name=convnext_atto", "data.crop=32"))
+    foreign.load_backbone(backbone, str(tmp_path / "f.pt"), "ckpt")
+    source.reset_classifier(0)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(backbone.eval()(x), source.eval()(x))
+
+
 def test_what_does_not_fit_is_listed(config):
     backbone = build.backbone(config("backbone=resnet50"))
     kind, found = foreign.recognise("f", simsiam(resnet()))

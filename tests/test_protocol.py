@@ -319,6 +319,19 @@ def test_runs_side_by_side(tmp_path, capsys):
         compare([folders[0], folders[0]], console)
     with pytest.raises(UserError, match="no readable results.json"):
         compare([str(tmp_path)], console)
+    other = json.loads((tmp_path / "byol1" / "results.json").read_text())
+    (tmp_path / "byol1" / "results.json").write_text(json.dumps({**other, "seed": 0}))
+    with pytest.raises(UserError, match="holds one seed twice"):
+        compare(folders[:3], console)
+    (tmp_path / "byol1" / "results.json").write_text(json.dumps({**other, "seed": 0, "recipe": "abc"}))
+    values = compare(folders[:3], console)  # of another recipe: a row of its own
+    assert values["byol, small, 3 epochs on digits [abc]"]["digits knn"] == [0.91]
+    assert values["byol, small, 3 epochs on digits [None]"]["digits knn"] == [0.9, 0.92]
+    for k in (20, 200):
+        judged = {**other, "protocols": {"knn": {"what": "", "settings": {"k": k}}}}
+        (tmp_path / f"moco{k // 200}" / "results.json").write_text(json.dumps({**judged, "seed": k}))
+    with pytest.raises(UserError, match=r"moco1: protocol knn was \{'k': 200\}, in .*moco0 \{'k': 20\}; evaluate"):
+        compare(folders[3:], console)
     (tmp_path / "byol0" / "results.json").write_text('{"schema": 1}')
     with pytest.raises(UserError, match="has schema 1, 2 is known"):
         compare([folders[0]], console)
@@ -333,3 +346,11 @@ def test_published_figures_name_what_there_is():
         assert 0 < figure.top1 < 100
         assert figure.source
     assert Path(CONF / "eval" / "all.yaml").read_text().count(",") == len(PROTOCOLS) - 1
+
+
+def test_the_recipe_of_a_run_leaves_the_seed_out(config):
+    def digest(*overrides):
+        return build.recipe_digest(build.plain(config("method=simsiam", *overrides)))
+
+    assert digest() == digest("seed=1", "run_dir=elsewhere", "data.workers=1", "monitor.every=2")
+    assert len({digest(), digest("optimizer.lr=0.1"), digest("epochs=7"), digest("data.split_seed=3")}) == 4

@@ -1,6 +1,7 @@
 """From the composed config to objects. Whatever is wrong with the config is said here, before anything
 is written."""
 
+import hashlib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +75,13 @@ def changed_recipe(before: dict[str, Any], now: dict[str, Any], in_mid_epoch: bo
         for key in sorted({*old, *new})
         if (key in bound or not key.startswith(FREE)) and old.get(key) != new.get(key)
     ]
+
+
+def recipe_digest(config: dict[str, Any]) -> str:
+    """Equal for two runs that differ in the seed, or in what does not change the training, alone."""
+    free = tuple(f for f in FREE if f not in ("epochs", "init_from"))
+    bound = {k: v for k, v in _flat(config).items() if not k.startswith(free) and k.split(".")[-1] != "seed"}
+    return hashlib.sha256(repr(sorted(bound.items())).encode()).hexdigest()[:8]
 
 
 def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

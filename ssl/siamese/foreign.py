@@ -1,6 +1,7 @@
 """Other people's checkpoints: recognised by the names of their tensors, and loaded whole or not at all."""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,13 +21,16 @@ FORMATS = (
     ("plain state dict (torchvision, timm)", ""),
 )
 OURS = "train.py's own"
-HEADS = ("fc.", "head.", "heads.", "classifier.")  # of the backbone's own class; never what is probed
+HEADS = ("fc.", "head.", "head_dist.", "heads.", "classifier.")  # of the backbone's own class; never what is probed
 # lightly's examples make nn.Sequential of a torchvision ResNet's children.
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 
-def recognise(file: str, content: Any, key: str = "ckpt") -> tuple[str, dict[str, Tensor]]:
+def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] = ()) -> tuple[str, dict[str, Tensor]]:
     """A loaded file to (format, the backbone's tensors under the backbone's own names, heads left out).
+
+    Args:
+        keep: names that are the backbone's own though they begin like a head's (timm's ConvNeXt has head.norm).
 
     Raises:
         UserError: there are no tensors in it.
@@ -45,7 +49,7 @@ def recognise(file: str, content: Any, key: str = "ckpt") -> tuple[str, dict[str
         parts = {k: k.split(".", 1) for k in found}
         found = {f"{CHILDREN.get(parts[k][0], parts[k][0])}.{parts[k][1]}": v for k, v in found.items()}
         name += ", numbered children of a ResNet"
-    return name, {k: v for k, v in found.items() if not k.startswith(HEADS)}
+    return name, {k: v for k, v in found.items() if k in keep or not k.startswith(HEADS)}
 
 
 def load_backbone(backbone: nn.Module, file: str, key: str) -> str:
@@ -61,7 +65,7 @@ def load_backbone(backbone: nn.Module, file: str, key: str) -> str:
     if checkpoint.is_ours(content):
         kind, found = OURS, checkpoint.backbone_state(content)
     else:
-        kind, found = recognise(file, content, key)
+        kind, found = recognise(file, content, key, backbone.state_dict())
     fill(file, kind, backbone, found, key)
     return kind
 

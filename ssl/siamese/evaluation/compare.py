@@ -31,15 +31,20 @@ def compare(folders: Sequence[str], console: Console) -> Values:
     runs = [read(folder) for folder in folders]
     values: Values = {}
     seeds: dict[str, list[Any]] = {}
+    _check_settings(folders, runs)
+    names = {(_name(one), one.get("recipe")) for one in runs}
     for one in runs:
-        name = f"{one['method']}, {one['backbone']}, {one['epochs']} epochs on {one['data']}"
+        name = _name(one)
+        if sum(n == name for n, _ in names) > 1:  # other recipes of the same name
+            name += f" [{one.get('recipe')}]"
         seeds.setdefault(name, []).append((one["seed"], one["ckpt_sha256"]))
         for column, value in figures(one).items():
             values.setdefault(name, {}).setdefault(column, []).append(value)
     for name, members in seeds.items():
-        if len(set(members)) < len(members):
+        if len(dict(members)) < len(members):
+            what = "one checkpoint" if len(set(members)) < len(members) else "one seed"
             raise UserError(
-                f"compare=[{','.join(map(str, folders))}]", f"holds one checkpoint twice ({name})",
+                f"compare=[{','.join(map(str, folders))}]", f"holds {what} twice ({name})",
                 "give each once, so that the spread is one over seeds",
             )  # fmt: skip
     columns = list(dict.fromkeys(c for row in values.values() for c in row))
@@ -53,6 +58,25 @@ def compare(folders: Sequence[str], console: Console) -> Values:
         for column in (c for c in columns if c in row_a and c in row_b):
             _say(console, a, b, column, row_a[column], row_b[column])
     return values
+
+
+def _name(one: dict[str, Any]) -> str:
+    return f"{one['method']}, {one['backbone']}, {one['epochs']} epochs on {one['data']}"
+
+
+def _check_settings(folders: Sequence[str], runs: list[dict[str, Any]]) -> None:
+    """A figure is compared with one of the same protocol, settings and split."""
+    seen: dict[tuple[str, str], tuple[Any, str]] = {}
+    for folder, one in zip(folders, runs, strict=True):
+        about = {("protocol", p): found.get("settings") for p, found in one.get("protocols", {}).items()}
+        about |= {("split of", d): found.get("split") for d, found in one["results"].items()}
+        for key, value in about.items():
+            before, where = seen.setdefault(key, (value, folder))
+            if before != value:
+                raise UserError(
+                    f"compare={folder}", f"{' '.join(key)} was {value}, in {where} {before}",
+                    "evaluate both in the same way",
+                )  # fmt: skip
 
 
 def _cell(values: list[float] | None) -> str:

@@ -65,6 +65,12 @@ class LinearCrops:
         check_number("eval.linear_crops.trust", self.trust, 0)
         if self.scaling not in ("linear", "none"):
             raise UserError(f"eval.linear_crops.scaling={self.scaling}", "not known", "choose linear or none")
+        if self.schedule not in ("cosine", "milestones", "constant"):
+            raise UserError(
+                f"eval.linear_crops.schedule={self.schedule}", "not known", "choose cosine, milestones or constant"
+            )
+        if self.per not in ("step", "epoch"):
+            raise UserError(f"eval.linear_crops.per={self.per}", "not known", "choose step or epoch")
 
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> dict[str, Any]:

@@ -45,6 +45,10 @@ class LowShot:
     def __post_init__(self) -> None:
         for f in self.fractions:
             check_number("eval.lowshot.fractions", f, 0, 1, above=True)
+        for n in self.epochs:
+            check_number("eval.lowshot.epochs", n, 1)
+        for name in self.lists:
+            _named(name)
         if not self.seeds or len(self.epochs) < len(self.fractions) + len(self.lists):
             raise UserError(
                 f"eval.lowshot.seeds={list(self.seeds)} eval.lowshot.epochs={list(self.epochs)}",
@@ -120,6 +124,14 @@ def folds(labels: Tensor, count: int, seed: int) -> Tensor:
     return fold
 
 
+def _named(file: str) -> list[str]:
+    """The lines of a list."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"eval.lowshot.lists={file}", "is not a file", f"looked at {path.absolute()}")
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
 def listed(file: str, part: Part) -> Tensor:
     """Indices of the images that a file names, one a line: by their file name, with folders before it where several
     have that name; of sets without files by index.
@@ -127,10 +139,7 @@ def listed(file: str, part: Part) -> Tensor:
     Raises:
         UserError: there is no such file, it is empty, or it names what the training part does not hold, or holds twice.
     """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"eval.lowshot.lists={file}", "is not a file", f"looked at {path.absolute()}")
-    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    names = _named(file)
     places: dict[str, list[int]] = {}
     if isinstance(part.images, Tensor):
         files = [Path(str(i)) for i in range(len(part))]

@@ -19,6 +19,7 @@ given, and the method's name. Figures: top-1 is a fraction in [0, 1]; `chosen` h
 and its figure there; {mean, interval95, values} are over seeds, interval95 being half the width of Student's interval.
 """
 
+import shlex
 import sys
 from dataclasses import replace
 from typing import Any
@@ -124,7 +125,8 @@ class Evaluation:
         if self.ours:
             foreign.fill(cfg.ckpt, self.format, self.backbone, checkpoint.backbone_state(state))
         else:
-            foreign.fill(cfg.ckpt, self.format, self.backbone, tensors)
+            own = foreign.recognise(cfg.ckpt, state, keep=self.backbone.state_dict())[1]
+            foreign.fill(cfg.ckpt, self.format, self.backbone, own)
         self.networks = [
             ("random_init", self.untrained, self.trained),
             *self._supervised(),
@@ -217,10 +219,15 @@ class Evaluation:
         mine = first["rows"][name]
         settings = OmegaConf.to_container(self.cfg.eval, resolve=True)
         assert isinstance(settings, dict)
+        sha256 = run.digest_of_file(self.file)
+        for one in ("lowshot", "linear_crops"):
+            if one in settings:  # what they take from others
+                settings[one] = {**settings[one], "linear": settings["linear"], "finetune": settings["finetune"]}
         out = {
             "schema": 2,
             "ckpt": str(self.file),
-            "ckpt_sha256": run.digest_of_file(self.file),
+            "ckpt_sha256": sha256,
+            "recipe": build.recipe_digest(build.plain(self.trained)) if self.ours else sha256[:8],
             "format": self.format,
             "method": name,
             "backbone": self.trained.backbone.name,
@@ -234,7 +241,7 @@ class Evaluation:
             "versions": run.versions(),
             "device": run.device_name(self.device),
             "seconds": round(self.watch(), 2),
-            "command": " ".join(["python", *sys.argv]),
+            "command": shlex.join(["python", *sys.argv]),
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         run.write_json(self.folder / "results.json", out)

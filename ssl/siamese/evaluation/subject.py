@@ -63,7 +63,8 @@ class Subject:
         """All images with training labels; `marked` adds the number of classes to the labels of the
         validation part."""
         val = self.data.val
-        return self.data.fit.plus(replace(val, labels=val.labels + (self.data.num_classes if marked else 0)))
+        shift = self.data.num_classes * (val.labels >= 0) if marked else 0  # -1 stays unknown
+        return self.data.fit.plus(replace(val, labels=val.labels + shift))
 
     def crops(self, scale: Any, flip: float | None, interpolation: str | None) -> View:
         """Random resized crops and flips of the training's size and normalisation; None takes the training's."""
