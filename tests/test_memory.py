@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 
@@ -5,7 +7,9 @@ import pytest
 import torch
 
 from siamese.backbones import SmallResNet
-from siamese.memory import channels_last
+from siamese.errors import Stopped
+from siamese.evaluation.features import Features
+from siamese.memory import channels_last, reserve
 
 
 def last(network):
@@ -41,3 +45,23 @@ def test_a_freed_block_is_reused():
         done = subprocess.run([sys.executable, "-c", BLOCKS, how], capture_output=True, text=True, check=True)
         faults[how] = int(done.stdout)
     assert faults["keep"] < faults["leave"] / 10
+
+
+def test_room_is_taken_before_a_map_is_written(tmp_path, monkeypatch):
+    with (tmp_path / "f").open("w+b") as file:
+        reserve(file.fileno(), 1 << 20)
+        assert (tmp_path / "f").stat().st_blocks * 512 >= 1 << 20
+        for number in (errno.ENOSPC, errno.EINVAL):
+
+            def refuse(*arguments, number=number):
+                raise OSError(number, "refused")
+
+            monkeypatch.setattr(os, "posix_fallocate", refuse)
+            if number == errno.EINVAL:
+                reserve(file.fileno(), 1)  # a file system without it
+                continue
+            with pytest.raises(OSError, match="refused"):
+                reserve(file.fileno(), 1)
+            halves = Features(torch.zeros(2, 3, dtype=torch.float16), torch.zeros(2, dtype=torch.int64))
+            with pytest.raises(Stopped, match="features cannot be joined in .*make room"):
+                halves.plus(halves)

@@ -31,15 +31,19 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
-def check_number(setting: str, value: object, low: float, high: float = float("inf"), above: bool = False) -> None:
-    """Refuse what is no number in [low, high], or in (low, high] with `above`.
+def check_number(
+    setting: str, value: object, low: float, high: float = float("inf"), above: bool = False, whole: bool = False
+) -> None:
+    """Refuse what is no number in [low, high], or in (low, high] with `above`; no whole one with `whole`.
 
     Raises:
         UserError: names `setting`, e.g. "optimizer.lr", and the value.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if number and low <= value <= high and not (above and value == low):  # type: ignore[operator]
         return
     bound = "" if high == float("inf") else f" and at most {high:g}"
     word = "above" if above else "at least"
-    raise UserError(f"{setting}={value}", "not a possible value", f"give a number {word} {low:g}{bound}")
+    raise UserError(
+        f"{setting}={value}", "not a possible value", f"give a {'whole ' if whole else ''}number {word} {low:g}{bound}"
+    )

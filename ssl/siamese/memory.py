@@ -1,6 +1,8 @@
-"""Where tensors lie: keep freed memory in the process, and channels last where that is safe."""
+"""Where tensors lie: freed memory stays in the process, maps have their room, channels last where that is safe."""
 
 import ctypes
+import errno
+import os
 import sys
 
 import torch
@@ -22,6 +24,18 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # musl has none
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def reserve(file: int, size: int) -> None:
+    """Take the disk's room for a file (its descriptor) that will be mapped: a full disk is an OSError here, while a
+    write through the map would end the process by SIGBUS."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # others: a file system that cannot do it
+            raise
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from siamese.errors import Stopped, UserError
+from siamese.memory import reserve
 
 Decode = Callable[[Path, int], tuple[Tensor, float]]
 
@@ -134,6 +135,8 @@ class Store:
         try:
             count = len(self.files)
             pixels = np.lib.format.open_memmap(temporary / "x.npy", "w+", np.uint8, (count, 3, self.size, self.size))
+            with (temporary / "x.npy").open("r+b") as file:
+                reserve(file.fileno(), pixels.nbytes)
             aspects, errors = np.ones(count, np.float32), {}
 
             def one(i: int) -> None:

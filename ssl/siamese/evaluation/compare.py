@@ -26,6 +26,8 @@ def compare(folders: Sequence[str], console: Console) -> Values:
     Raises:
         UserError: a folder without results, or results of another schema.
     """
+    if isinstance(folders, str):
+        folders = [folders]
     if not folders:
         raise UserError("compare=[]", "nothing to compare", "give run folders of eval_linear.py")
     runs = [read(folder) for folder in folders]

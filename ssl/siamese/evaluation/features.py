@@ -19,6 +19,7 @@ from siamese.augment import CleanView, Views
 from siamese.data import Part
 from siamese.data.packed import Packed
 from siamese.errors import Stopped, UserError
+from siamese.memory import reserve
 from siamese.run import digest_of_file
 
 ROWS = 8192  # of a block, where features are gone through in order
@@ -67,8 +68,14 @@ class Features:
         if self.x.dtype == other.x.dtype == torch.float32:
             return Features(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), self.device)
         y = torch.cat([self.y.cpu(), other.y.cpu()])
-        with tempfile.TemporaryFile() as file:  # the map holds it open
-            both = np.memmap(file, np.float16, "w+", shape=(len(y), self.x.shape[1]))
+        try:
+            with tempfile.TemporaryFile() as file:  # the map holds it open
+                reserve(file.fileno(), 2 * len(y) * self.x.shape[1])
+                both = np.memmap(file, np.float16, "r+", shape=(len(y), self.x.shape[1]))
+        except OSError as error:
+            raise Stopped(
+                f"features cannot be joined in {tempfile.gettempdir()} ({error}); make room, or set TMPDIR"
+            ) from error
         both[: len(self)], both[len(self) :] = self.x.cpu().numpy(), other.x.cpu().numpy()
         return Features(torch.from_numpy(both), y, self.at)
 
@@ -220,6 +227,8 @@ class FeatureCache:
                     x = np.lib.format.open_memmap(
                         temporary / "x.npy", "w+", np.dtype(described["dtype"]), (rows, features.shape[1])
                     )
+                    with (temporary / "x.npy").open("r+b") as file:
+                        reserve(file.fileno(), x.nbytes)
                 x[at : at + len(features)] = features.cpu().numpy()
                 labels.append(y.cpu())
                 at += len(features)

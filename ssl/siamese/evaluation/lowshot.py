@@ -46,7 +46,9 @@ class LowShot:
         for f in self.fractions:
             check_number("eval.lowshot.fractions", f, 0, 1, above=True)
         for n in self.epochs:
-            check_number("eval.lowshot.epochs", n, 1)
+            check_number("eval.lowshot.epochs", n, 1, whole=True)
+        for seed in self.seeds:
+            check_number("eval.lowshot.seeds", seed, 0, whole=True)
         for name in self.lists:
             _named(name)
         if not self.seeds or len(self.epochs) < len(self.fractions) + len(self.lists):

@@ -28,7 +28,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
@@ -64,6 +64,13 @@ PROTOCOLS = {
     "unlabelled": "backbone features of training images, no labels",
 }
 WITHOUT_NETWORK = ("knn", "linear", "logistic", "lowshot")  # what raw pixels can be judged by
+
+
+LISTS = (
+    "data", "knn.ks", "knn.temperatures", "linear.lrs", "linear.weight_decays", "logistic.l2s", "linear_crops.lrs",
+    "linear_crops.weight_decays", "linear_crops.milestones", "finetune.lrs", "lowshot.fractions", "lowshot.lists",
+    "lowshot.seeds", "lowshot.epochs",
+)  # fmt: skip
 
 
 class Evaluation:
@@ -143,13 +150,16 @@ class Evaluation:
                 e.knn[key] = self.trained.eval.knn[key]
         if e.linear.epochs is None:
             e.linear.epochs = self.trained.eval.linear.epochs
+        for key in LISTS:
+            if not isinstance(OmegaConf.select(e, key), ListConfig):
+                raise UserError(f"eval.{key}={OmegaConf.select(e, key)}", "is no list", "give one, as in [1,2]")
         for t in (e.knn.temperature, *e.knn.temperatures):
             check_number("eval.knn.temperature", t, 0, above=True)
         for k in e.knn.ks:
-            check_number("eval.knn.ks", k, 1)
+            check_number("eval.knn.ks", k, 1, whole=True)
         check_number("eval.in_memory_mb", e.in_memory_mb, 0)
         for key, low in (("batch_size", 1), ("eval.knn.k", 1), ("data.workers", 0)):
-            check_number(key, OmegaConf.select(cfg, key), low)
+            check_number(key, OmegaConf.select(cfg, key), low, whole=True)
         self.cache = FeatureCache(None if e.cache is None else build.as_path(e.cache), e.in_memory_mb)
         self.grid: LinearGrid = build.make(e.linear)
         self.logistic: Logistic = build.make(e.logistic)
@@ -286,7 +296,7 @@ class Evaluation:
     def _knn(self, subject: Subject) -> dict[str, Any]:
         e, classes = self.cfg.eval.knn, subject.data.num_classes
         bank, whole, test = subject.features("fit"), subject.whole(), subject.features("test")
-        if max(e.k, *e.ks) > len(whole) and subject.name == "raw_pixels":
+        if max([e.k, *e.ks]) > len(whole) and subject.name == "raw_pixels":
             self.console.print(
                 f"kNN: every k above {len(whole)}, the labelled images, is {len(whole)}", highlight=False
             )
