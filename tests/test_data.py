@@ -48,7 +48,8 @@ def test_held_out_labels_are_hidden_from_training():
 def test_a_published_validation_part_is_used_as_it_is():
     val = part(20)
     data = DataSet("x", part(), None, ["a"] * 4, val=val, **SPLIT)
-    assert data.val is val
+    assert data.val.images is val.images
+    assert data.val.labels is val.labels
     assert len(data.fit) == len(data.pretrain) == 100
 
 

@@ -143,6 +143,19 @@ def test_listed_labels(tmp_path):
         listed(tmp_path / "empty.txt", Part(files, torch.zeros(6)))
 
 
+def test_listed_numbers_are_those_of_the_published_order(tmp_path):
+    """Whatever was held out of it, and in whatever order its parts are put together again."""
+    images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1).expand(40, 3, 1, 1)
+    (tmp_path / "list.txt").write_text("3\n17\n39\n")
+    data = DataSet("x", Part(images, torch.arange(40) % 4), None, ["a", "b", "c", "d"], val_fraction=0.5, split_seed=1)
+    part = data.fit.plus(data.val)
+    assert not torch.equal(part.images, images)
+    assert part.images[listed(tmp_path / "list.txt", part), 0, 0, 0].sort().values.tolist() == [3, 17, 39]
+    apart = DataSet("x", Part(images[:30], torch.zeros(30)), None, ["a"], val=Part(images[30:], torch.zeros(10)))
+    part = apart.fit.plus(apart.val)
+    assert part.images[listed(tmp_path / "list.txt", part), 0, 0, 0].tolist() == [3, 17, 39]
+
+
 def test_listed_labels_of_files_with_equal_names(tmp_path):
     part = Part([Path(f"/data/{c}/{i} x.png") for c in "ab" for i in range(3)], torch.zeros(6))
     (tmp_path / "list.txt").write_text("a/2 x.png\nb/0 x.png\n")
@@ -172,8 +185,8 @@ def test_few_labels_know_nothing_of_the_others(subject, tmp_path):
     other = subject()
     for name, part in (("fit", other.data.fit), ("val", other.data.val)):
         wrong = part.labels.clone()
-        first = 24 if name == "fit" else 0
-        wrong[first:] = (wrong[first:] + 1) % 4
+        others = part.origin >= 24
+        wrong[others] = (wrong[others] + 1) % 4
         part.labels = wrong
         other.loaders[name] = other.loading.loader(part, 64, shuffle=False)
     mine = LowShot([], [str(tmp_path / "mine.txt")], [0, 1], True, [6])

@@ -30,12 +30,14 @@ class Part:
         labels: (N,) int64; -1 is unknown.
         size: side of the square that image files are squeezed to when they are decoded.
         on_error: what an unreadable file does: ``stop`` or ``skip``.
+        origin: (N,) their numbers in the training part as it was published, which lists of labels use.
     """
 
     images: Tensor | list[Path] | Packed
     labels: Tensor
     size: int = 0
     on_error: str = "stop"
+    origin: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,7 +49,8 @@ class Part:
             images = [self.images[i] for i in index.tolist()]
         else:
             images = self.images[index] if isinstance(self.images, Tensor) else self.images.subset(index)
-        return replace(self, images=images, labels=self.labels[index])
+        origin = None if self.origin is None else self.origin[index]
+        return replace(self, images=images, labels=self.labels[index], origin=origin)
 
     def plus(self, other: "Part") -> "Part":
         """Both, one after the other; images of the same kind, packed ones of the same file."""
@@ -59,7 +62,9 @@ class Part:
         else:
             assert isinstance(self.images, Tensor) and isinstance(other.images, Tensor)
             images = torch.cat([self.images, other.images])
-        return replace(self, images=images, labels=torch.cat([self.labels, other.labels]))
+        known = self.origin is not None and other.origin is not None
+        origin = torch.cat([self.origin, other.origin]) if known else None  # type: ignore[list-item]
+        return replace(self, images=images, labels=torch.cat([self.labels, other.labels]), origin=origin)
 
     @property
     def nbytes(self) -> int:
@@ -121,6 +126,9 @@ class DataSet:
         split_seed: int = 0,
         train_images: int | None = None,
     ):
+        train = replace(train, origin=torch.arange(len(train)))
+        if val is not None:  # numbered behind it
+            val = replace(val, origin=len(train) + torch.arange(len(val)))
         if train_images is not None:
             check_number("data.train_images", train_images, 2, len(train))
             chosen = stratified(train.labels.clamp(min=0), train_images / len(train), split_seed)

@@ -30,7 +30,7 @@ class LowShot:
     Args:
         fractions: parts of the training labels, each class alike (at least one a class).
         lists: files that name the labelled images in place of fractions, a line each: the file's name
-            (as SimCLR's 1percent.txt and 10percent.txt for ImageNet), or the index in the training part.
+            (as SimCLR's 1percent.txt and 10percent.txt for ImageNet), or the number in the training part as published.
         seeds: of the choices; a list has one choice, and the seeds are those of the training.
         fine_tune: also fine-tune.
         epochs: of the fine-tuning for each fraction, then for each list.
@@ -136,7 +136,8 @@ def _named(file: str) -> list[str]:
 
 def listed(file: str, part: Part) -> Tensor:
     """Indices of the images that a file names, one a line: by their file name, with folders before it where several
-    have that name; of sets without files by index.
+    have that name; of sets without files by their number in the
+    training part as it was published (a published validation part is counted behind it).
 
     Raises:
         UserError: there is no such file, it is empty, or it names what the training part does not hold, or holds twice.
@@ -144,7 +145,8 @@ def listed(file: str, part: Part) -> Tensor:
     names = _named(file)
     places: dict[str, list[int]] = {}
     if isinstance(part.images, Tensor):
-        files = [Path(str(i)) for i in range(len(part))]
+        numbers = range(len(part)) if part.origin is None else part.origin.tolist()
+        files = [Path(str(i)) for i in numbers]
     elif isinstance(part.images, Packed):
         files = [part.images.store.files[i] for i in part.images.index]
     else:
