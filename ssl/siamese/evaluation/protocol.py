@@ -6,6 +6,7 @@
 |---|---|
 | schema | 2 |
 | ckpt, ckpt_sha256, format | the checkpoint, and whose layout it has |
+| recipe | a digest of the pretraining's config, equal where the seed alone differs; of a foreign file itself |
 | method, backbone, epochs, seed | of the pretraining; epochs is null for a foreign file |
 | data | the data set of the pretraining, the first of `results` |
 | protocols | for each protocol what it does, and its settings |
