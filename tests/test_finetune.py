@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -13,7 +14,8 @@ from siamese.data import DataSet, Part
 from siamese.errors import UserError
 from siamese.evaluation import FeatureCache, LinearGrid
 from siamese.evaluation.finetune import Classifier, FineTune, layer_groups
-from siamese.evaluation.lowshot import LowShot, few, folds, listed
+from siamese.evaluation.linear import Standardised
+from siamese.evaluation.lowshot import LowShot, choose, few, folds, listed
 from siamese.evaluation.subject import PARTS, Subject
 
 TUNING = dict(
@@ -121,9 +123,11 @@ def test_few_labels_are_stratified_and_seeded():
 
 
 def test_folds_are_of_one_size_and_spread_the_classes():
-    labels = torch.tensor([0] * 10 + [1] * 5 + [2])
+    labels = torch.tensor([0] * 10 + [1] * 5 + [2] + [3] * 2)
     fold = folds(labels, 5, 0)
-    assert sorted(fold.bincount().tolist()) == [3, 3, 3, 3, 4]
+    assert fold[15] == -1  # the only one of its class always trains
+    assert sorted(fold[fold >= 0].bincount().tolist()) == [3, 3, 3, 4, 4]
+    assert fold[16] != fold[17]
     assert fold[:10].bincount().tolist() == [2] * 5
     assert fold[10:15].bincount().tolist() == [1] * 5
 
@@ -191,6 +195,28 @@ def test_few_labels_know_nothing_of_the_others(subject, tmp_path):
         other.loaders[name] = other.loading.loader(part, 64, shuffle=False)
     mine = LowShot([], [str(tmp_path / "mine.txt")], [0, 1], True, [6])
     assert mine.evaluate(other, grid, FineTune(**TUNING)) == {"mine": found["mine"]}
+
+
+def test_one_label_a_class_chooses_nothing(subject):
+    """The middle of the lists, and it is said; where one class has two labels these alone are held out."""
+    grid = LinearGrid([0.01, 0.1, 0.3], [0.0, 0.01], epochs=20, batch_size=16, seed=0)
+    s = subject()
+    found = LowShot([1 / 60], [], [0, 1], False, [1]).evaluate(s, grid, FineTune(**TUNING))["1.66667%"]
+    assert found["images"] == 4
+    assert found["linear"]["chosen"] == [{"lr": 0.1, "weight_decay": 0.01, "validation_top1": None}] * 2
+    whole = s.whole()
+    index = torch.cat([(whole.y == c).nonzero()[: 2 if c == 1 else 1, 0] for c in range(4)])
+    chosen = choose(whole.subset(index), grid, 4, 0)
+    held_out = []
+    for i in (1, 2):  # the two of class 1, by hand
+        rest = whole.subset(index[torch.arange(5) != i])
+        moments = rest.moments()
+        weight = grid.train(Standardised(rest, moments), 4, grid.settings())
+        x = F.pad((whole.x[index[i]] - moments[0]) / moments[1], (0, 1), value=1.0)
+        held_out.append((torch.einsum("d,hdc->hc", x, weight).argmax(1) == 1).float())
+    top1 = torch.stack(held_out).mean(0)
+    assert chosen.top1 == top1.max()
+    assert top1[grid.settings().index((chosen.lr, chosen.weight_decay))] == chosen.top1
 
 
 def test_few_labels_are_cross_validated(subject, monkeypatch):

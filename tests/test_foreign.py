@@ -60,6 +60,7 @@ def simsiam(net):
 def solo_learn(net):
     net.fc = nn.Identity()
     state = prefixed("backbone.", net) | prefixed("momentum_backbone.", resnet("resnet18"))
+    state |= prefixed("classifier.", nn.Linear(4, 10))
     return {"state_dict": state | prefixed("projector.", mlp(4, 4)), "pytorch-lightning_version": "1.6"}
 
 
@@ -80,7 +81,7 @@ LAYOUTS = {
     moco_v2: "official MoCo v1 or v2",
     moco_v3: "official MoCo v3",
     simsiam: "official SimSiam",
-    solo_learn: "Lightning file",
+    solo_learn: "Lightning file of solo-learn",
     lightly: "Lightning file (solo-learn, lightly), numbered children",
     linear_file: "DataParallel",
     plain: "plain state dict",
@@ -102,6 +103,25 @@ def test_every_layout_gives_torchvisions_features_bit_by_bit(config, layout):
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(backbone.eval()(x), reference.eval()(x))
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "encoder."])
+def test_solo_learns_small_stem_is_padded_by_two(config, tmp_path, prefix):
+    """Their BaseMethod: Conv2d(3, 64, 3, 1, padding=2). With padding 1 the tensors fit and the features differ."""
+    source = resnet("resnet18", nn.Identity())
+    source.conv1, source.maxpool = nn.Conv2d(3, 64, 3, 1, 2, bias=False), nn.Identity()
+    file = str(tmp_path / "solo.ckpt")
+    torch.save({"state_dict": prefixed(prefix, source) | prefixed("classifier.", nn.Linear(512, 10))}, file)
+    with pytest.raises(UserError, match=r"init_from=.*of solo-learn.*pads by 2.*add backbone.stem_padding=2, or 1"):
+        foreign.load_backbone(build.backbone(config("backbone=resnet18_small")), file, "init_from")
+    x = torch.randn(2, 3, 32, 32)
+    for padding, same in ((2, True), (1, False)):
+        backbone = build.backbone(config("backbone=resnet18_small", f"backbone.stem_padding={padding}"))
+        assert "of solo-learn" in foreign.load_backbone(backbone, file, "init_from")
+        with torch.no_grad():
+            assert torch.equal(backbone.eval()(x), source.eval()(x)) is same
+    with pytest.raises(UserError, match="backbone.stem_padding=2: the 7x7 stem has its own"):
+        build.backbone(config("backbone=resnet18", "backbone.stem_padding=2"))
 
 
 def test_timm(config):

@@ -58,7 +58,7 @@ def choices(node, path=""):
     out = {}
     for key, value in node.items():
         if key == "chosen":
-            out[path] = {k: v for k, v in value.items() if k != "top1"}
+            out[path] = value if isinstance(value, list) else {k: v for k, v in value.items() if k != "top1"}
         elif isinstance(value, dict):
             out |= choices(value, f"{path}/{key}")
     return out

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from siamese.errors import UserError
+from siamese.errors import UserError, check_number
 
 
 class Backbone(nn.Module):
@@ -69,13 +69,16 @@ def small_resnet(name: str, widths: Sequence[int], blocks: int) -> Backbone:
     return SmallResNet(widths, blocks)
 
 
-def torchvision_resnet(name: str, small_stem: bool, zero_init_residual: bool) -> Backbone:
+def torchvision_resnet(
+    name: str, small_stem: bool, zero_init_residual: bool, stem_padding: int | None = None
+) -> Backbone:
     """A torchvision ResNet without its classifier.
 
     Args:
         name: ``resnet18``, ``resnet50``, ``wide_resnet50_2``, ...
         small_stem: for images of about 32 pixels: a 3x3 first convolution without stride, no max-pooling
             (SimCLR, arXiv:2002.05709, appendix B.9).
+        stem_padding: of that convolution; None is 1, and refuses files of solo-learn, whose networks have 2.
         zero_init_residual: the last BatchNorm of each block starts at zero (arXiv:1706.02677, 5.1).
     """
     known = [n for n in torchvision.models.list_models() if re.fullmatch(r"(wide_)?res(net|next)\d+.*", n)]
@@ -83,11 +86,17 @@ def torchvision_resnet(name: str, small_stem: bool, zero_init_residual: bool) ->
         raise UserError(
             f"backbone.name={name}", "torchvision has no such ResNet", f"one of {', '.join(known)}, or backbone=timm"
         )
+    if stem_padding is not None:
+        if not small_stem:
+            raise UserError(f"backbone.stem_padding={stem_padding}", "the 7x7 stem has its own", "leave it out")
+        check_number("backbone.stem_padding", stem_padding, 0, whole=True)
     model = torchvision.models.get_model(name, weights=None, zero_init_residual=zero_init_residual)
     model.feature_dim = model.fc.in_features
     model.fc = nn.Identity()
     if small_stem:
-        model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        padding = 1 if stem_padding is None else stem_padding
+        model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+        model.stem_padding = stem_padding
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return model

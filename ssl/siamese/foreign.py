@@ -21,6 +21,7 @@ FORMATS = (
     ("plain state dict (torchvision, timm)", ""),
 )
 OURS = "train.py's own"
+SOLO_LEARN = "of solo-learn"  # has its online classifier beside the backbone
 HEADS = ("fc.", "head.", "head_dist.", "heads.", "classifier.")  # of the backbone's own class; never what is probed
 # lightly's examples make nn.Sequential of a torchvision ResNet's children.
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
@@ -49,6 +50,8 @@ def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] 
         parts = {k: k.split(".", 1) for k in found}
         found = {f"{CHILDREN.get(parts[k][0], parts[k][0])}.{parts[k][1]}": v for k, v in found.items()}
         name += ", numbered children of a ResNet"
+    elif prefix in ("backbone.", "encoder.") and "classifier.weight" in tensors:
+        name = name.replace("(solo-learn, lightly)", SOLO_LEARN).replace("(older solo-learn)", f"{SOLO_LEARN}, older")
     return name, {k: v for k, v in found.items() if k in keep or not k.startswith(HEADS)}
 
 
@@ -74,7 +77,8 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
     """Load the tensors into the backbone; every one must have its place, and every place its tensor.
 
     Raises:
-        UserError: lists what is missing, left over, or of another shape.
+        UserError: lists what is missing, left over, or of another shape; or a small stem is solo-learn's, and its
+            padding was not given.
     """
     own = backbone.state_dict()
     wrong = {
@@ -95,5 +99,12 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
         raise UserError(
             f"{key}={file}", f"({kind}, {len(found)} tensors) does not fit the backbone: {told}",
             "name the right one, as in " + ("foreign=[backbone:resnet50]" if key == "ckpt" else "backbone=resnet50"),
+        )  # fmt: skip
+    # solo-learn's BaseMethod pads the 3x3 stem by 2: the tensors fit either way, the features do not.
+    if SOLO_LEARN in kind and getattr(backbone, "stem_padding", 0) is None:
+        add = "foreign=[…,backbone.stem_padding:2]" if key == "ckpt" else "backbone.stem_padding=2"
+        raise UserError(
+            f"{key}={file}", f"({kind}): its 3x3 first convolution pads by 2, backbone=…_small by 1",
+            f"add {add}, or 1 where you know that the network had 1",
         )  # fmt: skip
     backbone.load_state_dict(found)

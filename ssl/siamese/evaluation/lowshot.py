@@ -1,5 +1,6 @@
 """Few labels: linear heads and fine-tuning on a small part of the training labels."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ class LowShot:
     """A linear head and the whole network, fine-tuned, on few labels, over several choices of these labels.
 
     Nothing but the few labels chooses: the linear head's setting is the one with the best mean top-1 in a
-    cross-validation over five folds of them, the fine-tuning has one setting.
+    cross-validation over five folds of them, the fine-tuning has one setting. Where no class has two labels
+    there is nothing to validate with, and the middle of the grid's lists is taken, as results.json says.
 
     Args:
         fractions: parts of the training labels, each class alike (at least one a class).
@@ -59,7 +61,7 @@ class LowShot:
 
     def evaluate(self, subject: Subject, grid: LinearGrid, tuning: FineTune) -> dict[str, Any]:
         """For each fraction or list: images, and of both ways every seed's top-1, their mean and the half
-        width of its 95 % interval."""
+        width of its 95 % interval; of the linear heads also what was chosen for every seed."""
         out: dict[str, Any] = {}
         whole, part = subject.whole(), subject.all_training(marked=False)
         if len(whole) != len(part):
@@ -69,37 +71,50 @@ class LowShot:
             *((Path(name).stem, name) for name in self.lists),
         ]
         for (name, source), epochs in zip(sources, self.epochs, strict=False):
-            linear, tuned, count = [], [], 0
+            linear, chosen, tuned, count = [], [], [], 0
             for seed in self.seeds:
                 index = listed(source, part) if isinstance(source, str) else few(part.labels, source, seed)
                 count = len(index)
-                linear.append(self._linear(whole.subset(index), subject.features("test"), grid, subject, seed))
+                labelled, classes = whole.subset(index), subject.data.num_classes
+                setting = choose(labelled, grid, classes, seed)
+                linear.append(grid.score(labelled, subject.features("test"), classes, setting).top1)
+                chosen.append(
+                    {
+                        "lr": setting.lr,
+                        "weight_decay": setting.weight_decay,
+                        "validation_top1": None if math.isnan(setting.top1) else setting.top1,
+                    }
+                )
                 if self.fine_tune and subject.network is not None:
                     assert subject.data.test is not None
                     tuned.append(
                         tuning.accuracy(subject, part.subset(index), subject.data.test, tuning.lrs[0], epochs, seed)
                     )
-            out[name] = {"images": count, "linear": interval(linear)}
+            out[name] = {"images": count, "linear": {**interval(linear), "chosen": chosen}}
             if tuned:
                 out[name]["finetuned"] = {**interval(tuned), "epochs": epochs}
         return out
 
-    def _linear(self, few: Features, test: Features, grid: LinearGrid, subject: Subject, seed: int) -> float:
-        classes, settings = subject.data.num_classes, grid.settings()
-        fold = folds(few.y, FOLDS, seed)
-        top1, loss = torch.zeros(2, len(settings), device=few.at).unbind()
-        for i in range(FOLDS):
-            held_out = (fold == i).nonzero().squeeze(1)
-            if not len(held_out) or len(held_out) == len(few):
-                continue
-            rest = few.subset((fold != i).nonzero().squeeze(1))
-            moments = rest.moments()
-            weight = grid.train(Standardised(rest, moments), classes, settings)
-            score, cost = head_scores(weight, Standardised(few.subset(held_out), moments).blocks())
-            top1 += score * len(held_out)
-            loss += cost * len(held_out)
-        chosen = LinearResult(0.0, *settings[best_head(top1, loss)])
-        return grid.score(few, test, classes, chosen).top1
+
+def choose(few: Features, grid: LinearGrid, classes: int, seed: int) -> LinearResult:
+    """The setting with the best top-1 over all folds, and this top-1; nan with the middle of the lists where no
+    sample can be held out."""
+    settings, fold = grid.settings(), folds(few.y, FOLDS, seed)
+    held = int((fold >= 0).sum())
+    if not held:
+        middle = (list(values)[len(values) // 2] for values in (grid.lrs, grid.weight_decays))
+        return LinearResult(math.nan, *middle)
+    top1, loss = torch.zeros(2, len(settings), device=few.at).unbind()
+    for i in fold[fold >= 0].unique().tolist():
+        held_out = (fold == i).nonzero().squeeze(1)
+        rest = few.subset((fold != i).nonzero().squeeze(1))
+        moments = rest.moments()
+        weight = grid.train(Standardised(rest, moments), classes, settings)
+        score, cost = head_scores(weight, Standardised(few.subset(held_out), moments).blocks())
+        top1 += (score * len(held_out)).round()  # whole numbers, so that equals are equal
+        loss += cost * len(held_out)
+    best = best_head(top1, loss)
+    return LinearResult(top1[best].item() / held, *settings[best])
 
 
 def few(labels: Tensor, fraction: float, seed: int) -> Tensor:
@@ -115,11 +130,14 @@ def few(labels: Tensor, fraction: float, seed: int) -> Tensor:
 
 def folds(labels: Tensor, count: int, seed: int) -> Tensor:
     """The fold (N,) of each sample: each class dealt out in turn, in a seeded order, one class going on where
-    the one before has ended."""
+    the one before has ended. The only sample of a class is in none (-1): held out, it would leave heads that have
+    never seen its class, and the least trained of them would be right most often."""
     generator = torch.Generator().manual_seed(seed)
-    fold, dealt = torch.empty(len(labels), dtype=torch.int64, device=labels.device), 0
+    fold, dealt = torch.full((len(labels),), -1, dtype=torch.int64, device=labels.device), 0
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().squeeze(1)
+        if len(members) == 1:
+            continue
         members = members[torch.randperm(len(members), generator=generator).to(members.device)]
         fold[members] = (torch.arange(len(members), device=labels.device) + dealt) % count
         dealt += len(members)

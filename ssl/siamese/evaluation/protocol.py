@@ -59,7 +59,8 @@ PROTOCOLS = {
     "the validation part by heads that do not learn from it, test scored once by the chosen one's twin, which learns "
     "from all training labels",
     "lowshot": "few labels, each class alike, over seeds; linear: the setting chosen by cross-validation within the "
-    "few labels; fine-tuned: one setting, the whole network with BatchNorm in train mode",
+    "few labels, the middle of the grid where no class has two; fine-tuned: one setting, the whole network with "
+    "BatchNorm in train mode",
     "finetune": "the whole network on all training labels, random resized crops and flips; with several rates the best "
     "on the validation part",
     "unlabelled": "backbone features of training images, no labels",
@@ -340,7 +341,13 @@ class Evaluation:
         return self.finetune.evaluate(subject)
 
     def _lowshot(self, subject: Subject) -> dict[str, Any]:
-        return self.lowshot.evaluate(subject, self.grid, self.finetune)
+        found = self.lowshot.evaluate(subject, self.grid, self.finetune)
+        for share, ways in found.items():
+            fixed = [c for c in ways["linear"]["chosen"] if c["validation_top1"] is None]
+            if fixed and subject.name == "raw_pixels":
+                what = f"lr {fixed[0]['lr']:g} and weight decay {fixed[0]['weight_decay']:g}, the middle of the grid"
+                self.console.print(f"{share} of the labels, linear: one label a class chooses nothing; {what}")
+        return found
 
     def _unlabelled(self, subject: Subject) -> dict[str, Any]:
         cfg = self.trained.copy()
