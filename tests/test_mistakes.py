@@ -2,6 +2,9 @@
 
 import io
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +140,42 @@ def test_a_folder_that_holds_a_run(config, here):
     run.start(Path("run"), config("run_dir=run"), overwrite=True)
     assert (folder / "config.yaml").read_text() != "old"
     assert (folder / "mine.txt").read_text() == "kept"
+
+
+HOLDER = """
+import os, signal, sys
+from pathlib import Path
+from siamese.run import Hold
+hold = Hold(Path("run"), resume=False, overwrite=False)
+if os.fork() == 0:  # a worker that outlives it
+    signal.pause()
+print("held", flush=True)
+signal.pause()
+"""
+
+
+def test_a_folder_in_which_another_process_is_at_work(config, here):
+    """Refused while it lives, however it ends; and what it leaves is found even if it was not there at first."""
+    session = Session(config("run_dir=run"))
+    other = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="run_dir=run: another process is at work in it; wait for it, or choose"):
+            session.start()
+        assert sorted(os.listdir("run")) == [".lock"]
+        other.kill()
+        other.wait()
+        with run.Hold(Path("run"), resume=False, overwrite=False):
+            pass
+        assert os.listdir("run") == []
+        Path("run/results.json").touch()
+        with pytest.raises(UserError, match="run_dir=run: already holds a run"):
+            session.start()
+        assert os.listdir("run") == ["results.json"]
+    finally:
+        os.killpg(other.pid, signal.SIGKILL)
+        other.wait()
+        other.stdout.close()
 
 
 def evaluate(config, *arguments):

@@ -1,6 +1,8 @@
 """The run folder: where it is, that it holds no other run, and what is written into it."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -45,12 +47,9 @@ def choose(cfg: DictConfig, default: str) -> Path:
     if cfg.run_dir is not None:
         folder = Path(str(cfg.run_dir)).expanduser() / trial
     else:
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (f"_{trial}" if trial else "")
+        # With microseconds: the jobs of an array start within a second.
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f") + (f"_{trial}" if trial else "")
         folder = Path(default) / stamp
-        count = 1
-        while folder.exists():
-            count += 1
-            folder = Path(default) / f"{stamp}_{count}"
     os.environ["SIAMESE_RUN_DIR"] = str(folder)
     return folder
 
@@ -80,6 +79,52 @@ def check(folder: Path, resume: bool | str, overwrite: bool) -> bool:
     if not os.access(parent, os.W_OK):
         raise UserError(f"run_dir={folder}", f"{parent} cannot be written to", "choose another folder")
     return bool(resume) and saved
+
+
+class Hold:
+    """A run folder is one process's while it runs.
+
+    A record lock on `.lock` in it, which ends with the process, however that ends, and is not inherited by those
+    that it starts. A file system that has no locks gives none.
+
+    Args:
+        folder: made where it is missing.
+        resume, overwrite: as in `check`, which is asked again once the folder is ours.
+
+    Raises:
+        UserError: another process has it, or has left a run in it since it was checked.
+    """
+
+    def __init__(self, folder: Path, resume: bool | str, overwrite: bool):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / ".lock"
+        self.descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                os.close(self.descriptor)
+                raise UserError(
+                    f"run_dir={folder}", "another process is at work in it", "wait for it, or choose another folder"
+                ) from error
+        try:
+            check(folder, resume, overwrite)
+        except UserError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the folder free."""
+        if self.descriptor >= 0:
+            self.file.unlink(missing_ok=True)
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __enter__(self) -> "Hold":
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.release()
 
 
 def finished(folder: Path, epochs: int) -> bool:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from siamese import build, checkpoint, foreign, report, run, sweep
 from siamese.csv_log import CsvLog
-from siamese.distributed import SyncBatchNorm, convert_batchnorm, plain_batchnorms
+from siamese.distributed import SyncBatchNorm, convert_batchnorm, is_first, plain_batchnorms
 from siamese.errors import Interrupted, Stopped, UserError
 from siamese.evaluation import Features, raw_pixels
 from siamese.memory import channels_last, keep_freed_memory
@@ -53,6 +53,7 @@ class Session:
         self.grid = build.make(cfg.eval.linear)
         self.peak_lr = optimizer.peak_lr(cfg.batch_size)
         self.folder = run.choose(cfg, f"outputs/{cfg.data.name}/{cfg.method.name}")
+        self.hold: run.Hold | None = None
         self.ckpt: Path | None = None
         self.state: dict[str, Any] = {}
         if run.check(self.folder, cfg.resume, cfg.overwrite):
@@ -122,6 +123,7 @@ class Session:
     def start(self) -> None:
         """Make the run folder; say what was picked; keep the untrained features."""
         cfg = self.cfg
+        self.hold = run.Hold(self.folder, cfg.resume, cfg.overwrite) if is_first() else None
         run.start(self.folder, cfg, cfg.overwrite)
         self.trainer.loggers = [CsvLog(self.folder / "metrics.csv", self.state.get("global_step")), *self._loggers()]
         if not self.trainer.is_global_zero:
@@ -251,7 +253,9 @@ class Session:
         return value
 
     def close(self) -> None:
-        """End the wandb run, so that the next trial of a sweep has one of its own."""
+        """Give the folder free; end the wandb run, so that the next trial of a sweep has one of its own."""
+        if self.hold is not None:
+            self.hold.release()
         wandb = sys.modules.get("wandb")
         if wandb is not None and wandb.run is not None:
             wandb.finish()

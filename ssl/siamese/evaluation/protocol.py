@@ -222,7 +222,15 @@ class Evaluation:
         return [("supervised", network, cfg)]
 
     def run(self) -> dict[str, Any]:
-        """Extract, choose, score; print the tables and write results.json."""
+        """Extract, choose, score; print the tables and write results.json.
+
+        Raises:
+            UserError: another process is at work in the run folder.
+        """
+        with run.Hold(self.folder, resume=False, overwrite=self.cfg.overwrite):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         say = lambda text: self.console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
         say(f"checkpoint: {self.format}")
         name = self.trained.method.name
@@ -255,7 +263,6 @@ class Evaluation:
             "seconds": round(self.watch(), 2),
             "command": shlex.join(["python", *sys.argv]),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
         run.write_json(self.folder / "results.json", out)
         self.console.print(table(results))
         for figure in first["published"]:
