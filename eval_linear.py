@@ -1,5 +1,7 @@
 """What the features of a checkpoint are worth: python eval_linear.py ckpt=outputs/…/last.ckpt [eval=all]"""
 
+import signal
+import sys
 from typing import Any
 
 from omegaconf import DictConfig
@@ -22,6 +24,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 
 def main(cfg: DictConfig) -> float:
     """For sweeps: linear top-1, or kNN's where that alone ran."""
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # what is half written goes
     found = evaluate(cfg)
     return float(found.get("linear_top1", found.get("knn_top1", "nan")))
 

@@ -8,6 +8,7 @@ import torchvision.transforms.v2 as T
 import torchvision.transforms.v2.functional as tvf
 from scipy import stats
 
+from siamese import build
 from siamese.augment import CleanView, View, Views, native
 from siamese.augment.views import CROP_TRIES, crop_boxes
 from siamese.errors import UserError
@@ -258,6 +259,18 @@ def test_the_clean_view_is_resize_and_center_crop():
     x = batch(2, 256)
     ours = CleanView(224, 0.875, [0.0] * 3, [1.0] * 3)(x) * 255
     torch.testing.assert_close(ours, tvf.center_crop(x, [224, 224]).float(), atol=0.01, rtol=0)
+
+
+def test_the_clean_view_is_resized_as_the_crops_are(config):
+    """Bicubically where SimCLR's and BYOL's papers do so, with overshoots cut off."""
+    x = batch(2, 256)
+    x[0, :, :, 100:] = 255  # an edge to overshoot at
+    for mode in ("bilinear", "bicubic"):
+        ours = CleanView(112, 1.0, [0.0] * 3, [1.0] * 3, mode)(x) * 255
+        theirs = tvf.resize(x.float(), [112, 112], tvf.InterpolationMode(mode), antialias=True).clamp(0, 255)
+        torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)
+    assert build.clean_view(config("augment=large/simclr")).interpolation == "bicubic"
+    assert build.clean_view(config("augment=large/moco_v2")).interpolation == "bilinear"
 
 
 def test_the_clean_view_undoes_the_squeeze():

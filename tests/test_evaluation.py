@@ -166,8 +166,12 @@ def test_features_in_a_file_give_what_features_in_memory_give(digits, tmp_path):
     assert knn_accuracy(stored[0], stored[1], 10, 20, 0.1) == knn_accuracy(*memory, 10, 20, 0.1)
     both, expected = stored[0].plus(stored[1]), memory[0].plus(memory[1])
     assert both.x.dtype == torch.float16
-    assert torch.equal(both.x.float(), expected.x)
+    assert [p.data_ptr() for p in both.x.parts] == [f.x.data_ptr() for f in stored]  # no copy of them
+    assert torch.equal(torch.cat([x for x, _ in both.blocks(500)]), expected.x)  # blocks over the seam
     assert torch.equal(both.y, expected.y)
+    index = torch.randperm(len(expected), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(both.rows(index), expected.x[index])
+    assert torch.equal(both.subset(expected.y == 3).x, expected.x[expected.y == 3])
     assert torch.equal(both.subset(torch.tensor([3, 1500])).x, expected.x[[3, 1500]])
 
 

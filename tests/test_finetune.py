@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from siamese import build
+from siamese.augment import CleanView
 from siamese.data import DataSet, Part
 from siamese.errors import UserError
 from siamese.evaluation import FeatureCache, LinearGrid
@@ -92,6 +93,24 @@ def test_the_optimiser_is_the_papers(subject, monkeypatch):
     assert modes[:steps] == [True] * steps
     assert not any(modes[steps:])
     assert Classifier(subject().network, 4).head.weight.abs().sum() == 0
+
+
+def test_what_is_scored_is_resized_as_the_crops_are(subject, config, monkeypatch):
+    s, seen = subject(), []
+    original = CleanView.forward
+    monkeypatch.setattr(CleanView, "forward", lambda v, *a: seen.append(v.interpolation) or original(v, *a))
+    FineTune(**{**TUNING, "epochs": 1, "interpolation": "bicubic"}).evaluate(s)
+    simclr = config("eval/linear_crops=simclr", "eval.linear_crops.epochs=1", name="eval_linear")
+    with torch.no_grad():
+        build.make(simclr.eval.linear_crops).evaluate(s)
+    assert set(seen) == {"bicubic"}
+    assert s.view.interpolation == "bilinear"
+    s.features("test")
+    assert seen[-1] == "bilinear"
+    count = len(seen)
+    s.features("test", "bicubic")
+    s.features("test")
+    assert len(seen) == count
 
 
 def test_layer_decay_of_a_resnet():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+import torch.nn.functional as F
 from lightly.utils.debug import std_of_l2_normalized
 
 from siamese.monitor import health
@@ -46,6 +47,14 @@ def test_uniformity_by_hand():
     z = torch.tensor([[2.0, 0.0], [0.0, 5.0], [-1.0, 0.0]])  # squared distances 2, 4, 2
     assert health.uniformity(z) == pytest.approx(math.log((2 * math.exp(-4) + math.exp(-8)) / 3), rel=1e-5)
     assert health.uniformity(torch.ones(5, 3)) == pytest.approx(0, abs=1e-6)
+
+
+def test_uniformity_in_blocks(monkeypatch):
+    z = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    expected = torch.pdist(F.normalize(z.double())).square().mul(-2).exp().mean().log().item()
+    for pairs in (1, 200 * 64, 1 << 24):
+        monkeypatch.setattr(health, "PAIRS", pairs)
+        assert health.uniformity(z) == pytest.approx(expected, rel=1e-6)
 
 
 def test_alignment_by_hand():

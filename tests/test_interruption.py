@@ -415,7 +415,9 @@ def test_a_run_that_started_from_given_weights_needs_them_no_more(session, tmp_p
 
 
 def test_the_configuration_survives_a_disk_that_refuses(session, tmp_path):
-    session().fit()
+    run = session()
+    run.fit()
+    run.close()
     before = (tmp_path / "run" / "config.yaml").read_text()
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", sys.executable, str(ROOT / "train.py"), "run_dir=run",

@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from siamese.backbones import SmallResNet
-from siamese.errors import Stopped
-from siamese.evaluation.features import Features
 from siamese.memory import channels_last, reserve
 
 
@@ -62,6 +60,3 @@ def test_room_is_taken_before_a_map_is_written(tmp_path, monkeypatch):
                 continue
             with pytest.raises(OSError, match="refused"):
                 reserve(file.fileno(), 1)
-            halves = Features(torch.zeros(2, 3, dtype=torch.float16), torch.zeros(2, dtype=torch.int64))
-            with pytest.raises(Stopped, match="features cannot be joined in .*make room"):
-                halves.plus(halves)

@@ -3,6 +3,12 @@
 import copy
 import hashlib
 import json
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +20,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from scipy import stats
 
-from siamese import build, checkpoint
+from siamese import build, checkpoint, cli
 from siamese.cli import CONF
-from siamese.errors import UserError
+from siamese.errors import Stopped, UserError
 from siamese.evaluation import features as features_module
 from siamese.evaluation.compare import compare
 from siamese.evaluation.features import FeatureCache
-from siamese.evaluation.protocol import PROTOCOLS, Evaluation
+from siamese.evaluation.protocol import PROTOCOLS, Evaluation, check_used
 from siamese.evaluation.statistics import exceeds, interval
 
 SHORT = (
@@ -122,7 +128,66 @@ def test_other_data_and_a_supervised_row(trained, evaluation, session, tmp_path)
             evaluation(trained, "eval=knn", f"eval.data=['{item}']", folder="f")
     with pytest.raises(UserError, match="is of method=simsiam on digits; give a checkpoint of method=supervised"):
         evaluation(trained, "eval=knn", f"eval.supervised={trained}", folder="f")
+    split = session("method=supervised", "data.split_seed=3", "data.train_images=500", folder="other_split")
+    split.fit()
+    told = r"other training labels: data.split_seed=3 \(here 10\), data.train_images=500 \(here None\), 10 classes"
+    with pytest.raises(UserError, match=told):
+        evaluation(trained, "eval=knn", f"eval.supervised={split.checkpoints.file}", folder="f")
     assert not (tmp_path / "f").exists()
+    (saved,) = tmp_path.rglob("results.json")
+    saved = json.loads(saved.read_text())
+    assert saved["supervised"]["ckpt_sha256"] == hashlib.sha256(labelled.checkpoints.file.read_bytes()).hexdigest()
+    assert saved["supervised"]["seed"] == labelled.cfg.seed
+    assert saved["results"]["npz"]["path"] == str(tmp_path / "x.npz")
+    assert saved["results"]["digits"]["view"] == {
+        "size": 8, "center": 1.0, "interpolation": "bilinear", "mean": [0.305] * 3, "std": [0.376] * 3,
+    }  # fmt: skip
+    assert saved["results"]["digits"]["split"] == {"val_fraction": 0.1, "split_seed": 10}
+
+
+def test_labels_that_are_unknown(session, evaluation, tmp_path):
+    """Those of a published validation or test part are left out; where none is known, one line says so."""
+    rng = np.random.default_rng(0)
+    parts = {f"{p}_images": rng.integers(0, 256, (n, 8, 8), dtype=np.uint8) for p, n in (("train", 60), ("test", 30))}
+    parts |= {"val_images": parts["test_images"], "train_labels": np.arange(60) % 3}
+    labels = np.arange(30) % 3
+    some = np.where(np.arange(30) < 12, labels, -1)
+    file = tmp_path / "x.npz"
+    np.savez(file, **parts, val_labels=some, test_labels=some)
+    run = session("data=npz", f"data.path={file}", "data.crop=8", "batch_size=20", "backbone=small")
+    run.fit()
+    quick = ("eval.protocols=[knn,linear,lowshot]", "eval.lowshot.fine_tune=false", "eval.linear.epochs=1")
+    found = evaluation(run.checkpoints.file, *quick).run()["results"]["npz"]
+    assert found["images"] == {"fit": 60, "val": 12, "test": 12}
+    assert found["split"] == {"val": "as published"}
+    assert found["rows"]["simsiam"]["lowshot"]["10%"]["images"] == 6  # of 24 labels a class two
+    for part in ("val", "test"):
+        known = {"val_labels": labels, "test_labels": labels, f"{part}_labels": np.full(30, -1)}
+        np.savez(file, **parts, **known)
+        with pytest.raises(UserError, match="data=npz: has no labels or no test part with labels"):
+            evaluation(run.checkpoints.file, folder="f")
+
+
+def test_settings_that_would_do_nothing():
+    for given, says in (
+        ("eval/linear_crops=moco", "moco: linear_crops is not run, but knn, linear; add eval=linear_crops"),
+        ("eval.lowshot.epochs=[1,1]", "lowshot is not run"), ("+eval.finetune.x=1", "finetune is not run"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=says):
+            check_used([given], ["knn", "linear"])
+    check_used(["eval.linear.lrs=[1]", "eval.finetune.lrs=[1]", "eval=lowshot", "eval.cache=null"], ["lowshot"])
+    check_used(["eval/linear_crops=moco", "eval.data=[x]", "seed=1"], ["linear_crops"])
+
+
+def test_published_figures_are_shown_for_their_stem(trained, evaluation):
+    made = evaluation(trained)
+    data, cfg = made.data["digits"]
+    data.name = "cifar10"
+    cfg.backbone.name = "resnet18"
+    assert made._on(data, cfg)["published"] == []
+    cfg.backbone.small_stem = True
+    figures = made._on(data, cfg)["published"]
+    assert {f["source"] for f in figures} >= {"solo-learn", "lightly, batch 512"}
 
 
 def test_a_backbone_can_be_looked_at_without_labels(session, evaluation, tmp_path, photos):
@@ -130,7 +195,9 @@ def test_a_backbone_can_be_looked_at_without_labels(session, evaluation, tmp_pat
         "data=folder", f"data.path={photos}", "data.size=24", "data.crop=16", "batch_size=4", "backbone=small"
     )
     run.fit()
-    with pytest.raises(UserError, match="no labels or no test part; these protocols need both; eval=unlabelled"):
+    with pytest.raises(
+        UserError, match="no labels or no test part with labels; these protocols need both; eval=unlabelled"
+    ):
         evaluation(run.checkpoints.file)
     results = evaluation(run.checkpoints.file, "eval=unlabelled", "eval.unlabelled.views=3").run()
     assert set(results["results"]["folder"]["rows"]) == {"random_init", "simsiam"}
@@ -145,6 +212,10 @@ def test_a_backbone_can_be_looked_at_without_labels(session, evaluation, tmp_pat
         (("eval.knn.ks=[0]",), "eval.knn.ks=0"),
         (("eval.logistic.l2s=[]",), "eval.logistic.l2s"),
         (("eval.in_memory_mb=-1",), "eval.in_memory_mb"),
+        (("eval.finetune.crop_scale=[0.5]",), r"eval.finetune.crop_scale=\[0.5\]: two parts of the area"),
+        (("eval.finetune.epochs=1.5",), "eval.finetune.epochs=1.5: .* a whole number"),
+        (("eval.linear_crops.interpolation=cubic",), "eval.linear_crops.interpolation=cubic: not known"),
+        (("eval.linear_crops.flip=2",), "eval.linear_crops.flip=2: .*at most 1"),
         (("eval=lowshot", "eval.lowshot.epochs=[1]"), "eval.lowshot.seeds"),
     ],
 )
@@ -161,6 +232,28 @@ def test_a_class_count_that_differs(trained, evaluation):
     torch.save(state, trained)
     with pytest.raises(UserError, match="has 10 classes now, 7 when the checkpoint was trained"):
         evaluation(trained)
+
+
+def test_an_evaluation_that_is_asked_to_end_takes_its_half_written_files_away(trained, tmp_path, monkeypatch):
+    import eval_linear
+
+    def interrupted(self):
+        assert [f.name for f in (tmp_path / "e").iterdir()] == [".lock"]
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(Evaluation, "_run", interrupted)
+    monkeypatch.chdir(tmp_path)
+    arguments = [f"ckpt={trained}", "run_dir=e"]
+    monkeypatch.setattr(sys, "argv", ["eval_linear.py", *arguments])
+    GlobalHydra.instance().clear()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.run(eval_linear.main, "eval_linear")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143
+    assert not list((tmp_path / "e").iterdir())
 
 
 # The cache
@@ -243,13 +336,37 @@ def test_a_damaged_cache(cached, tmp_path):
     make, *_ = cached
     make()
     (folder,) = (tmp_path / "cache").iterdir()
-    for name, content in (("x.npy", None), ("meta.json", b"{")):
+    for name, content in (("x.bin", None), ("meta.json", b"{")):
         before = (folder / name).read_bytes()
         (folder / name).write_bytes(content or before[:-4] + b"abcd")
         with pytest.raises(UserError, match=r"eval.cache=.*is damaged .*delete it, or set eval.cache=null"):
             make()
         (folder / name).write_bytes(before)
     make()
+
+
+def test_a_disk_that_refuses_features(cached, tmp_path):
+    make, *_ = cached
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(Stopped, match="features cannot be stored in .*make room, or set eval.cache=null"):
+            make()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_what_killed_processes_left_is_removed(cached, tmp_path):
+    make, *_ = cached
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left = [tmp_path / "cache" / f".unfinished-{h}-{p}-x" for h, p in
+            ((platform.node(), gone.pid), (platform.node(), os.getpid()), ("elsewhere", gone.pid))]  # fmt: skip
+    for folder in left:
+        (folder / "deep").mkdir(parents=True)
+    make()
+    assert [folder.exists() for folder in left] == [False, True, True]
 
 
 def test_an_unfinished_cache_is_not_taken_for_a_finished_one(cached, tmp_path, monkeypatch):

@@ -127,8 +127,9 @@ class Loading:
 
 
 def clean_view(cfg: DictConfig) -> CleanView:
-    """The un-augmented view, normalised as the augmented ones."""
-    return CleanView(cfg.data.crop, cfg.data.center, cfg.augment.mean, cfg.augment.std)
+    """The un-augmented view, resized and normalised as the augmented ones."""
+    a = cfg.augment
+    return CleanView(cfg.data.crop, cfg.data.center, a.mean, a.std, a.interpolation)
 
 
 def backbone(cfg: DictConfig) -> Backbone:

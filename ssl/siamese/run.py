@@ -10,6 +10,7 @@ import platform
 import resource
 import shutil
 import sys
+import tempfile
 import time
 from datetime import datetime
 from importlib.metadata import version
@@ -169,6 +170,21 @@ def write(file: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise Stopped(f"{file} cannot be written ({error}); make room, then continue with resume=true") from error
+
+
+def unfinished(where: Path) -> Path:
+    """A new folder beside `where`, to be renamed to it once it is whole. Those that processes of this machine left
+    when they were killed are removed."""
+    where.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".unfinished-{platform.node()}-"
+    for left in where.parent.glob(f"{prefix}*-*"):
+        try:
+            os.kill(int(left.name.split("-")[-2]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except (PermissionError, ValueError):  # somebody else's, and alive; or not named by us
+            pass
+    return Path(tempfile.mkdtemp(dir=where.parent, prefix=f"{prefix}{os.getpid()}-"))
 
 
 def digest_of_file(file: Path) -> str:

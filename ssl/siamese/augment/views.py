@@ -288,14 +288,17 @@ class CleanView(nn.Module):
         center: part of the short side of the photograph that the central square covers; 0.875 is the
             papers' "resize 256, crop 224". 1 with images of the right size changes no pixel.
         mean, std: as in `View`; the same that the network was trained with.
+        interpolation: as in `View`; where the papers resize their crops bicubically they resize this view so, too.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, size: int, center: float, mean: Sequence[float], std: Sequence[float]):
+    def __init__(
+        self, size: int, center: float, mean: Sequence[float], std: Sequence[float], interpolation: str = "bilinear"
+    ):
         super().__init__()
-        self.size, self.center = size, center
+        self.size, self.center, self.interpolation = size, center, interpolation
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
@@ -309,8 +312,8 @@ class CleanView(nn.Module):
         box_height = self.center * height * original.clamp(max=1)
         box_width = self.center * width / original.clamp(min=1)
         box = torch.stack([(height - box_height) / 2, (width - box_width) / 2, box_height, box_width], 1)
-        x = ops.resized_crop(images, box, self.size).div_(255)
-        return ops.normalize(x, self.mean, self.std)
+        x = ops.resized_crop(images, box, self.size, self.interpolation).div_(255)
+        return ops.normalize(x.clamp_(0, 1) if self.interpolation == "bicubic" else x, self.mean, self.std)
 
 
 def _check_view(a: dict[str, Any]) -> None:

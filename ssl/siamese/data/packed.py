@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from siamese.errors import Stopped, UserError
 from siamese.memory import reserve
+from siamese.run import unfinished
 
 Decode = Callable[[Path, int], tuple[Tensor, float]]
 
@@ -131,7 +131,7 @@ class Store:
         return self.opened
 
     def _build(self) -> None:
-        temporary = Path(tempfile.mkdtemp(dir=self.where.parent, prefix=".unfinished-"))
+        temporary = unfinished(self.where)
         try:
             count = len(self.files)
             pixels = np.lib.format.open_memmap(temporary / "x.npy", "w+", np.uint8, (count, 3, self.size, self.size))

@@ -133,6 +133,12 @@ class DataSet:
             check_number("data.train_images", train_images, 2, len(train))
             chosen = stratified(train.labels.clamp(min=0), train_images / len(train), split_seed)
             train = train.subset(chosen.nonzero().squeeze(1))
+        self.published_val = val is not None
+        # What has no label cannot be scored.
+        test, val = (
+            p if p is None or bool((p.labels >= 0).all()) else p.subset((p.labels >= 0).nonzero().squeeze(1))
+            for p in (test, val)
+        )
         self.name, self.classes, self.test = name, classes, test
         if val is not None:
             self.pretrain, self.fit, self.val = train, train.subset((train.labels >= 0).nonzero().squeeze(1)), val

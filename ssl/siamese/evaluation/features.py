@@ -4,11 +4,10 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,8 +18,7 @@ from siamese.augment import CleanView, Views
 from siamese.data import Part
 from siamese.data.packed import Packed
 from siamese.errors import Stopped, UserError
-from siamese.memory import reserve
-from siamese.run import digest_of_file
+from siamese.run import digest_of_file, unfinished
 
 ROWS = 8192  # of a block, where features are gone through in order
 Batches = Iterable[tuple[Tensor, Tensor, Tensor | None]]
@@ -63,21 +61,11 @@ class Features:
             yield self.x[part].to(self.at).float(), self.y[part].to(self.at)
 
     def plus(self, other: "Features") -> "Features":
-        """Both, one after the other. Files stay files: their union is a new one, beside the system's
-        temporary files."""
+        """Both, one after the other. Files stay files."""
         if self.x.dtype == other.x.dtype == torch.float32:
             return Features(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), self.device)
-        y = torch.cat([self.y.cpu(), other.y.cpu()])
-        try:
-            with tempfile.TemporaryFile() as file:  # the map holds it open
-                reserve(file.fileno(), 2 * len(y) * self.x.shape[1])
-                both = np.memmap(file, np.float16, "r+", shape=(len(y), self.x.shape[1]))
-        except OSError as error:
-            raise Stopped(
-                f"features cannot be joined in {tempfile.gettempdir()} ({error}); make room, or set TMPDIR"
-            ) from error
-        both[: len(self)], both[len(self) :] = self.x.cpu().numpy(), other.x.cpu().numpy()
-        return Features(torch.from_numpy(both), y, self.at)
+        files = cast(Tensor, Joined([self.x, other.x]))  # has what is asked of `x` here
+        return Features(files, torch.cat([self.y.cpu(), other.y.cpu()]), self.at)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (D,) of each feature; a constant one gets the deviation 1."""
@@ -87,6 +75,32 @@ class Features:
         std = square.sqrt()
         std = torch.where(std > 1e-6 * std.amax().clamp(min=1e-12), std, 1)
         return mean.float(), std.float()
+
+
+class Joined:
+    """Rows (N, D) of several tensors of one width, one after the other, without a copy of them all."""
+
+    def __init__(self, parts: Sequence[Tensor]):
+        self.parts = [p.half() for p in parts]  # a small part may have been held in memory
+        self.ends = torch.tensor([len(p) for p in parts]).cumsum(0)
+        self.shape = int(self.ends[-1]), parts[0].shape[1]
+        self.dtype, self.device = torch.float16, torch.device("cpu")
+
+    def __getitem__(self, at: slice | Tensor) -> Tensor:
+        index = torch.arange(self.shape[0])[at] if isinstance(at, slice) else at.cpu()
+        if index.dtype == torch.bool:
+            index = index.nonzero().squeeze(1)
+        out = torch.empty(len(index), self.shape[1], dtype=self.dtype)
+        part = torch.searchsorted(self.ends, index, right=True)
+        for i, x in enumerate(self.parts):
+            here = part == i
+            out[here] = x.index_select(0, index[here] - (self.ends[i] - len(x))).cpu()
+        return out
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """As of a tensor, for rows."""
+        assert dim == 0
+        return self[index]
 
 
 @torch.no_grad()
@@ -199,8 +213,9 @@ class FeatureCache:
         described = {
             "network": digest_of_network(backbone),
             "part": digest_of_part(part),
-            "view": [view.size, view.center, view.mean.tolist(), view.std.tolist()],
+            "view": [view.size, view.center, view.mean.tolist(), view.std.tolist(), view.interpolation],
             "dtype": "float16" if large else "float32",
+            "layout": 2,
         }
         name = hashlib.blake2b(json.dumps(described).encode(), digest_size=16).hexdigest()
         where = self.folder / name
@@ -218,24 +233,20 @@ class FeatureCache:
     def _store(
         self, where: Path, described: dict[str, Any], blocks: Iterable[tuple[Tensor, Tensor]], rows: int
     ) -> None:
-        where.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=where.parent, prefix=".unfinished-"))
+        temporary = unfinished(where)
         try:
-            x, labels, at = None, [], 0
-            for features, y in blocks:
-                if x is None:
-                    x = np.lib.format.open_memmap(
-                        temporary / "x.npy", "w+", np.dtype(described["dtype"]), (rows, features.shape[1])
-                    )
-                    with (temporary / "x.npy").open("r+b") as file:
-                        reserve(file.fileno(), x.nbytes)
-                x[at : at + len(features)] = features.cpu().numpy()
-                labels.append(y.cpu())
-                at += len(features)
-            assert x is not None and at == rows
-            x.flush()
-            np.save(temporary / "y.npy", torch.cat(labels).numpy())
-            meta = {**described, "sha256": {n: digest_of_file(temporary / n) for n in ("x.npy", "y.npy")}}
+            labels, seen, dim = [], 0, 0
+            with (temporary / "x.bin").open("wb") as file:
+                for features, y in blocks:
+                    known = y >= 0
+                    file.write(features[known].cpu().numpy().astype(described["dtype"]).tobytes())
+                    labels.append(y[known].cpu())
+                    seen, dim = seen + len(y), features.shape[1]
+            assert seen == rows
+            y = torch.cat(labels)
+            np.save(temporary / "y.npy", y.numpy())
+            digests = {n: digest_of_file(temporary / n) for n in ("x.bin", "y.npy")}
+            meta = {**described, "shape": [len(y), dim], "sha256": digests}
             (temporary / "meta.json").write_text(json.dumps(meta))
             try:
                 os.rename(temporary, where)
@@ -250,21 +261,18 @@ class FeatureCache:
             meta = json.loads((where / "meta.json").read_text())
             if any(digest_of_file(where / n) != d for n, d in meta["sha256"].items()):
                 raise ValueError("its content has changed")
-            x = np.load(where / "x.npy", mmap_mode="c" if large else None)
-            y = np.load(where / "y.npy")
-        except (OSError, ValueError, KeyError) as error:
+            rows, dim = meta["shape"]
+            y = torch.from_numpy(np.load(where / "y.npy"))
+            if not rows:
+                return Features(torch.zeros(0, dim, device=device), y.to(device))
+            x = np.memmap(where / "x.bin", meta["dtype"], "c", shape=(rows, dim))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"eval.cache={self.folder}", f"{where} is damaged ({error})", "delete it, or set eval.cache=null"
             ) from error
-        known = torch.from_numpy(y) >= 0
-        features, labels = torch.from_numpy(x), torch.from_numpy(y)
         if large:
-            return (
-                Features(features, labels, device).subset(known)
-                if not known.all()
-                else Features(features, labels, device)
-            )
-        return Features(features[known].to(device), labels[known].to(device))
+            return Features(torch.from_numpy(x), y, device)
+        return Features(torch.from_numpy(np.array(x)).to(device), y.to(device))
 
 
 def digest_of_network(network: nn.Module) -> str:

@@ -14,7 +14,7 @@ from siamese.augment import CleanView, View
 from siamese.data import Loader, Part
 from siamese.errors import UserError, check_number
 from siamese.evaluation.features import forward
-from siamese.evaluation.subject import Subject
+from siamese.evaluation.subject import Subject, check_crops
 from siamese.optim import lr_factor
 
 
@@ -50,8 +50,9 @@ class FineTune:
         if not self.lrs or min(self.lrs) <= 0:
             raise UserError(f"eval.finetune.lrs={list(self.lrs)}", "positive rates are needed", "give a list")
         for key, low in (("batch_size", 2), ("epochs", 1), ("weight_decay", 0), ("warmup_epochs", 0)):
-            check_number(f"eval.finetune.{key}", getattr(self, key), low)
+            check_number(f"eval.finetune.{key}", getattr(self, key), low, whole=key in ("batch_size", "epochs"))
         check_number("eval.finetune.layer_decay", self.layer_decay, 0, 1, above=True)
+        check_crops("eval.finetune", self.crop_scale, self.flip, self.interpolation)
         if self.scaling not in ("linear", "none"):
             raise UserError(f"eval.finetune.scaling={self.scaling}", "not known", "choose linear or none")
 
@@ -80,7 +81,9 @@ class FineTune:
         groups = layer_groups(network.backbone, self.layer_decay)
         groups.append({"params": list(network.head.parameters()), "scale": 1.0})
         self.train(network, groups, loader, view, rate, epochs, seed)
-        return accuracy(network, subject.loading.loader(test, subject.batch_size, shuffle=False), subject.view, device)
+        seen = copy.copy(subject.view)
+        seen.interpolation = view.interpolation
+        return accuracy(network, subject.loading.loader(test, subject.batch_size, shuffle=False), seen, device)
 
     def train(
         self, network: "Classifier", groups: list[dict[str, Any]], loader: Loader, view: View, rate: float,

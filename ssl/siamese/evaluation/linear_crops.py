@@ -11,7 +11,7 @@ from torch import Tensor
 from siamese.errors import UserError, check_number
 from siamese.evaluation.features import Features
 from siamese.evaluation.linear import TINY, best_head, head_scores
-from siamese.evaluation.subject import Subject
+from siamese.evaluation.subject import Subject, check_crops
 from siamese.optim import lr_factor
 
 
@@ -32,7 +32,8 @@ class LinearCrops:
         momentum, nesterov: of SGD.
         trust: LARS's coefficient (apex's LARC without clipping, for weights and biases apart); 0 is plain SGD.
         init_std: of the weights at the start; biases start at 0.
-        crop_scale, interpolation: of the crops; null takes the training's.
+        crop_scale, interpolation: of the crops, the latter also of the un-augmented view that is scored; null takes
+            the training's.
         flip: null takes the training's probability.
         seed: of order, crops and starting weights.
     """
@@ -60,9 +61,12 @@ class LinearCrops:
                 f"eval.linear_crops.lrs={list(self.lrs)} eval.linear_crops.weight_decays={list(self.weight_decays)}",
                 "positive learning rates and weight decays of at least 0 are needed", "give lists such as [0.1,0.3]",
             )  # fmt: skip
-        check_number("eval.linear_crops.epochs", self.epochs, 1)
-        check_number("eval.linear_crops.batch_size", self.batch_size, 1)
+        check_number("eval.linear_crops.epochs", self.epochs, 1, whole=True)
+        check_number("eval.linear_crops.batch_size", self.batch_size, 1, whole=True)
         check_number("eval.linear_crops.trust", self.trust, 0)
+        check_number("eval.linear_crops.momentum", self.momentum, 0, 1)
+        check_number("eval.linear_crops.init_std", self.init_std, 0)
+        check_crops("eval.linear_crops", self.crop_scale, self.flip, self.interpolation)
         if self.scaling not in ("linear", "none"):
             raise UserError(f"eval.linear_crops.scaling={self.scaling}", "not known", "choose linear or none")
         if self.schedule not in ("cosine", "milestones", "constant"):
@@ -94,9 +98,10 @@ class LinearCrops:
                 factor = lr_factor(epoch * steps + i, steps, self.epochs, 0.0, self.schedule, self.milestones, self.per)
                 heads.step(x, y % classes, (y >= 0) & (y < classes), y >= 0, factor)
         half = len(settings)
-        top1, loss = heads.score(subject.features("val"), slice(0, half))
+        top1, loss = heads.score(subject.features("val", self.interpolation), slice(0, half))
         best = best_head(top1, loss)
-        final, _ = heads.score(subject.features("test"), slice(half + best, half + best + 1))
+        test = subject.features("test", self.interpolation)
+        final, _ = heads.score(test, slice(half + best, half + best + 1))
         return {
             "top1": final[0].item(),
             "chosen": {

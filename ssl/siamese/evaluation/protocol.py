@@ -10,7 +10,8 @@
 | method, backbone, epochs, seed | of the pretraining; epochs is null for a foreign file |
 | data | the data set of the pretraining, the first of `results` |
 | protocols | for each protocol what it does, and its settings |
-| results | data set -> {images: {fit, val, test}, classes, split, rows: row -> protocol -> figures, published} |
+| supervised | of `eval.supervised`: ckpt, ckpt_sha256, recipe, backbone, epochs, seed; or null |
+| results | data set -> {path, images: {fit, val, test}, classes, split, view, rows, published} |
 | knn_top1, linear_top1 | of the checkpoint on the first data set, where these protocols ran |
 | baselines | row -> protocol -> figures of the first data set, without the checkpoint's own row |
 | versions, device, seconds, command | what it ran on, how long, and how |
@@ -20,14 +21,17 @@ given, and the method's name. Figures: top-1 is a fraction in [0, 1]; `chosen` h
 and its figure there; {mean, interval95, values} are over seeds, interval95 being half the width of Student's interval.
 """
 
+import re
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from hydra import compose
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -88,6 +92,8 @@ class Evaluation:
     def __init__(self, cfg: DictConfig):
         self.cfg, self.console, self.watch = cfg, Console(), run.Stopwatch()
         self.protocols = _protocols(cfg)
+        if HydraConfig.initialized():
+            check_used(HydraConfig.get().overrides.task, self.protocols)
         if OmegaConf.is_missing(cfg, "ckpt"):
             raise UserError("ckpt=", "no checkpoint was given", "give ckpt=outputs/…/checkpoints/last.ckpt")
         self.file = build.as_path(cfg.ckpt)
@@ -200,14 +206,15 @@ class Evaluation:
         if set(self.protocols) != {"unlabelled"} and (not data.labelled or not data.test or not len(data.test)):
             raise UserError(
                 f"data={data.name}",
-                "has no labels or no test part",
+                "has no labels or no test part with labels",
                 "these protocols need both; eval=unlabelled does not",
             )
         return data
 
     def _supervised(self) -> list[tuple[str, Any, DictConfig]]:
-        """The row of eval.supervised: a checkpoint of ours with labels, of the same data set."""
+        """The row of eval.supervised: a checkpoint of ours with labels, of the same data set and split."""
         file = self.cfg.eval.supervised
+        self.supervised: dict[str, Any] | None = None
         if file is None:
             return []
         state = checkpoint.load(file, "eval.supervised")
@@ -217,8 +224,29 @@ class Evaluation:
                 f"eval.supervised={file}", f"is of method={cfg.method.name} on {cfg.data.name}",
                 f"give a checkpoint of method=supervised data={self.trained.data.name}",
             )  # fmt: skip
+        # Another split would have shown it the labels that choose here.
+        where = (*build.LOADING, "path", "test_path", "download", "packed", "on_error", "_target_")
+        ours, theirs = ({k: v for k, v in c.data.items() if k not in where} for c in (self.trained, cfg))
+        differs = [f"data.{k}={theirs.get(k)} (here {ours.get(k)})" for k in ours if ours[k] != theirs.get(k)]
+        first, found = self.data[self.trained.data.name][0], state[checkpoint.KEY]
+        if found["num_classes"] != first.num_classes or found.get("images", len(first.fit)) != len(first.fit):
+            there, here = (found["num_classes"], found.get("images")), (first.num_classes, len(first.fit))
+            differs.append(f"{there[0]} classes and {there[1]} images (here {here[0]} and {here[1]})")
+        if differs:
+            raise UserError(
+                f"eval.supervised={file}", f"saw other training labels: {', '.join(differs)}",
+                "give one that was trained on the same data set and split",
+            )  # fmt: skip
         network = build.backbone(cfg)
         foreign.fill(file, foreign.OURS, network, checkpoint.backbone_state(state), "eval.supervised")
+        self.supervised = {
+            "ckpt": str(file),
+            "ckpt_sha256": run.digest_of_file(build.as_path(file)),
+            "recipe": build.recipe_digest(build.plain(cfg)),
+            "backbone": cfg.backbone.name,
+            "epochs": cfg.epochs,
+            "seed": cfg.seed,
+        }
         return [("supervised", network, cfg)]
 
     def run(self) -> dict[str, Any]:
@@ -254,6 +282,7 @@ class Evaluation:
             "epochs": self.trained.epochs if self.ours else None,
             "seed": self.trained.seed,
             "data": self.trained.data.name,
+            "supervised": self.supervised,
             "protocols": {p: {"what": PROTOCOLS[p], "settings": settings[p]} for p in self.protocols},
             "results": results,
             **{f"{p}_top1": mine[p]["top1"] for p in ("knn", "linear") if p in mine},
@@ -282,8 +311,7 @@ class Evaluation:
         rows: dict[str, dict[str, Any]] = {}
         for name, network, trained in [("raw_pixels", None, self.trained), *self.networks]:
             view = build.clean_view(trained)
-            if trained is self.trained:
-                view.center = cfg.data.center
+            view.center = cfg.data.center
             subject = Subject(
                 name, network, view.to(self.device), build.plain(trained.augment), cache=self.cache, **common
             )
@@ -291,11 +319,21 @@ class Evaluation:
             if wanted:
                 rows[name] = {p: getattr(self, f"_{p}")(subject) for p in wanted}
         published: Any = OmegaConf.to_container(OmegaConf.load(CONF / "published.yaml"))
-        mine = {"data": data.name, "backbone": self.trained.backbone.name}
+        small = "_small" if self.trained.backbone.get("small_stem") else ""
+        mine = {"data": data.name, "backbone": self.trained.backbone.name + small}
+        seen = build.clean_view(self.trained)
+        split = {k: cfg.data[k] for k in ("val_fraction", "split_seed") if k in cfg.data}
         return {
+            "path": None if cfg.data.get("path") is None else str(cfg.data.path),
             "images": {part: len(p) for part, p in held.items() if p is not None},
             "classes": data.num_classes,
-            "split": {k: cfg.data[k] for k in ("val_fraction", "split_seed") if k in cfg.data},
+            "split": {"val": "as published"} if data.published_val else split,
+            "view": {
+                "size": seen.size,
+                "center": cfg.data.center,
+                "interpolation": seen.interpolation,
+                **{k: [round(v, 6) for v in getattr(seen, k).tolist()] for k in ("mean", "std")},
+            },
             "rows": rows,
             "published": [f for f in published["figures"] if {k: f[k] for k in mine} == mine and cfg is self.trained],
         }
@@ -359,6 +397,7 @@ class Evaluation:
     def _unlabelled(self, subject: Subject) -> dict[str, Any]:
         cfg = self.trained.copy()
         cfg.augment.compiled = False
+        cfg.augment.mean, cfg.augment.std = subject.augment["mean"], subject.augment["std"]  # the supervised row's own
         return self.unlabelled.evaluate(replace(subject), subject.data.pretrain, build.views(cfg))
 
 
@@ -409,6 +448,22 @@ def _protocols(cfg: DictConfig) -> list[str]:
             f"choose of {', '.join(PROTOCOLS)}, or eval=all",
         )
     return wanted
+
+
+# A node of `eval` -> the protocols that read it.
+READERS = {p: {p} for p in PROTOCOLS} | {"linear": {"linear", "lowshot"}, "finetune": {"finetune", "lowshot"}}
+
+
+def check_used(overrides: Sequence[str], protocols: Sequence[str]) -> None:
+    """Refuse settings of a protocol that is not run: they would do nothing."""
+    for given in overrides:
+        node = re.match(r"[+~]*eval[./](\w+)[.=]", given)
+        if node and not READERS.get(node.group(1), set(protocols)) & set(protocols):
+            name = node.group(1)
+            raise UserError(
+                given, f"{name} is not run, but {', '.join(protocols)}",
+                f"add eval={name}, or eval.protocols=[{','.join([*protocols, name])}]",
+            )  # fmt: skip
 
 
 def _composed(setting: str, overrides: list[str]) -> DictConfig:

@@ -1,5 +1,7 @@
 """What is judged, and on what."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -7,6 +9,7 @@ from siamese.augment import CleanView, View
 from siamese.backbones import Backbone
 from siamese.build import Loading
 from siamese.data import DataSet, Loader, Part
+from siamese.errors import Stopped, UserError, check_number
 from siamese.evaluation.features import FeatureCache, Features, raw_pixels
 
 PARTS = ("fit", "val", "test")
@@ -37,7 +40,7 @@ class Subject:
     loaders: dict[str, Loader]
     batch_size: int
     cache: FeatureCache
-    made: dict[str, Features] = field(default_factory=dict)
+    made: dict[tuple[str, str], Features] = field(default_factory=dict)
 
     def part(self, name: str) -> Part:
         """`fit`, `val` or `test`."""
@@ -45,15 +48,21 @@ class Subject:
         assert part is not None
         return part
 
-    def features(self, part: str) -> Features:
-        """Features of `fit`, `val` or `test`, from the first call on kept."""
-        if part not in self.made:
+    def features(self, part: str, interpolation: str | None = None) -> Features:
+        """Features of `fit`, `val` or `test`, from the first call on kept; `interpolation` None is the training's."""
+        wanted = self.view.interpolation if interpolation is None else interpolation
+        key = part, wanted
+        if key not in self.made:
             loader, device = self.loaders[part], self.loading.device
             if self.network is None:
-                self.made[part] = raw_pixels(loader, device)
+                self.made[key] = raw_pixels(loader, device)
             else:
-                self.made[part] = self.cache.features(self.network, self.part(part), loader, self.view, device)
-        return self.made[part]
+                view = copy.copy(self.view)
+                view.interpolation = wanted
+                self.made[key] = self.cache.features(self.network, self.part(part), loader, view, device)
+            if not len(self.made[key]):
+                raise Stopped(f"no image of the {part} part of {self.data.name} can be read")
+        return self.made[key]
 
     def whole(self) -> Features:
         """Features of all training labels."""
@@ -76,3 +85,16 @@ class Subject:
             blur_p=0, blur_sigma=a["blur_sigma"], blur_kernel=a["blur_kernel"], solarize_p=0, rotate_degrees=0,
             mean=self.view.mean.tolist(), std=self.view.std.tolist(),
         ).to(self.loading.device)  # fmt: skip
+
+
+def check_crops(where: str, scale: Sequence[float] | None, flip: float | None, interpolation: str | None) -> None:
+    """Refuse what `Subject.crops` cannot take; `where` is the node of the config."""
+    if scale is not None:
+        pair = isinstance(scale, Sequence) and len(scale) == 2 and all(isinstance(s, (int, float)) for s in scale)
+        if not pair or not 0 < scale[0] <= scale[1] <= 1:
+            given = f"{where}.crop_scale={scale}"
+            raise UserError(given, "two parts of the area, in (0, 1], are needed", "give [0.08,1.0]")
+    if flip is not None:
+        check_number(f"{where}.flip", flip, 0, 1)
+    if interpolation not in (None, "bilinear", "bicubic"):
+        raise UserError(f"{where}.interpolation={interpolation}", "not known", "choose bilinear or bicubic")
