@@ -18,7 +18,16 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 ROOT = Path(__file__).resolve().parents[1]
-FIGURES = ("feature_rank", "feature_std", "alpha_req", "uniformity", "alignment", "lidar")
+FIGURES = (
+    "feature_rank",
+    "feature_std",
+    "alpha_req",
+    "uniformity",
+    "alignment",
+    "lidar",
+    "projection_rank",
+    "projection_lidar",
+)
 
 
 def main() -> None:
@@ -52,7 +61,7 @@ def main() -> None:
         over_all = rank([(r[figure], r["linear"]) for r in rows])
         within = [rank([(r[figure], r["linear"]) for r in rows if r["method"] == m]) for m in a.methods.split(",")]
         correlation[figure] = over_all
-        print(f"{figure:14} {over_all:6.2f}   ({sum(within) / len(within):.2f})")
+        print(f"{figure:16} {over_all:6.2f}   ({sum(within) / len(within):.2f})")
     print(json.dumps({"benchmark": "unlabelled", "spearman": correlation, "rows": rows, "overrides": overrides}))
 
 

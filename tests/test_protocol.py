@@ -90,7 +90,28 @@ def test_every_protocol(trained, evaluation, tmp_path):
             assert 0 < row[protocol]["top1"] <= 1, protocol
     assert len(rows["simsiam"]["lowshot"]["10%"]["finetuned"]["values"]) == 2
     assert rows["simsiam"]["unlabelled"]["lidar"] > 1
+    assert "projection_rank" not in rows["random_init"]["unlabelled"]
     assert results["linear_top1"] == rows["simsiam"]["linear"]["top1"]
+
+
+@pytest.mark.parametrize("method", ["simsiam", "moco"])
+def test_the_projectors_rank_is_that_of_its_output(session, evaluation, method):
+    """RankMe as in its paper, on what the trained method itself puts out."""
+    run = session(f"method={method}")
+    run.fit()
+    judged = evaluation(run.checkpoints.file, "eval=unlabelled", "eval.unlabelled.samples=5000").run()
+    trained = run.method.eval().cpu()
+    part = run.data.pretrain
+    x = build.clean_view(run.cfg)(part.images)
+    with torch.no_grad():
+        z = trained.projector(trained.backbone(x)).double()
+    s = torch.linalg.svdvals(z)
+    p = s / s.sum()
+    expected = torch.exp(-(p * (p + 1e-7).log()).sum()).item()
+    found = judged["results"]["digits"]["rows"][method]["unlabelled"]
+    assert found["projection_rank"] == pytest.approx(expected, rel=1e-3)
+    assert found["projection_lidar"] > 1
+    assert found["feature_rank"] != pytest.approx(expected, rel=1e-3)
 
 
 def test_permuting_the_test_labels_changes_no_choice(trained, evaluation):

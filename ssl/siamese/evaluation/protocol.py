@@ -21,12 +21,13 @@ given, and the method's name. Figures: top-1 is a fraction in [0, 1]; `chosen` h
 and its figure there; {mean, interval95, values} are over seeds, interval95 being half the width of Student's interval.
 """
 
+import copy
 import re
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -37,6 +38,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from siamese import build, checkpoint, foreign, run
 from siamese.cli import CONF
@@ -147,6 +149,7 @@ class Evaluation:
             *self._supervised(),
             (self.trained.method.name, self.backbone, self.trained),
         ]
+        self.projector = self._projector(state) if self.ours and "unlabelled" in self.protocols else None
         for _, network, _ in self.networks:
             channels_last(network).to(self.device).requires_grad_(False).eval()
 
@@ -249,6 +252,21 @@ class Evaluation:
         }
         return [("supervised", network, cfg)]
 
+    def _projector(self, state: dict[str, Any]) -> nn.Module | None:
+        """The checkpoint's projector."""
+        prefix = "projector."
+        found = {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+        if not found:
+            return None
+        try:
+            method = build.method(self.trained, copy.deepcopy(self.backbone), self.data[self.trained.data.name][0])
+        except Exception as error:  # a method of the user's own, which is not at hand here
+            self.console.print(f"the projector is not judged: method={self.trained.method.name} ({error})")
+            return None
+        projector = cast(nn.Module, method.projector)
+        projector.load_state_dict(found)
+        return projector.to(self.device).requires_grad_(False).eval()
+
     def run(self) -> dict[str, Any]:
         """Extract, choose, score; print the tables and write results.json.
 
@@ -313,8 +331,9 @@ class Evaluation:
             view = build.clean_view(trained)
             view.center = cfg.data.center
             subject = Subject(
-                name, network, view.to(self.device), build.plain(trained.augment), cache=self.cache, **common
-            )
+                name, network, view.to(self.device), build.plain(trained.augment), cache=self.cache,
+                projector=self.projector if network is self.backbone else None, **common,
+            )  # fmt: skip
             wanted = [p for p in self.protocols if network is not None or p in WITHOUT_NETWORK]
             if wanted:
                 rows[name] = {p: getattr(self, f"_{p}")(subject) for p in wanted}

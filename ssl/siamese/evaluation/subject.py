@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import nn
+
 from siamese.augment import CleanView, View
 from siamese.backbones import Backbone
 from siamese.build import Loading
@@ -29,6 +31,7 @@ class Subject:
         loaders: of the parts, shared by all subjects on this data set.
         batch_size: of a forward pass without gradient.
         cache: where features are kept.
+        projector: of the training, in eval mode; None where the file has none.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Subject:
     loaders: dict[str, Loader]
     batch_size: int
     cache: FeatureCache
+    projector: nn.Module | None = None
     made: dict[tuple[str, str], Features] = field(default_factory=dict)
 
     def part(self, name: str) -> Part:

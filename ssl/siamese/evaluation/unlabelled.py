@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from siamese.augment import Views
 from siamese.build import at_most
 from siamese.data import Part
 from siamese.errors import check_number
-from siamese.evaluation.features import extract, view_features
+from siamese.evaluation.features import ROWS, extract, view_features
 from siamese.evaluation.subject import Subject
 from siamese.monitor import health
 
@@ -15,8 +18,8 @@ from siamese.monitor import health
 @dataclass
 class Unlabelled:
     """RankMe, alpha-ReQ, uniformity and std of un-augmented features of training images, alignment and LiDAR of
-    features of augmented views. All on the backbone's features, since a published file has no projector;
-    RankMe's paper takes the projector's output.
+    features of augmented views: of the backbone's features, and of a checkpoint of ours RankMe and LiDAR of the
+    projector's output too (`projection_rank`, `projection_lidar`), which is what RankMe's paper takes.
 
     Args:
         samples: images of the first four; RankMe's paper takes 25,600.
@@ -41,4 +44,14 @@ class Unlabelled:
         loader = load(few, subject.batch_size, shuffle=False)
         seen = view_features(subject.network, views, loader, self.view_images, self.views, device)
         figures = {**health.of_features(z.x), **health.of_views(seen)}
+        if subject.projector is not None:
+            figures["projection_rank"] = health.rankme(projected(subject.projector, z.x))
+            views_projected = projected(subject.projector, seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+            figures["projection_lidar"] = health.lidar(views_projected)
         return {**figures, "samples": len(part), "view_images": len(few), "views": self.views}
+
+
+@torch.no_grad()
+def projected(projector: nn.Module, x: Tensor) -> Tensor:
+    """Features (N, D) through a projector in eval mode, in blocks."""
+    return torch.cat([projector(block) for block in x.split(ROWS)])
