@@ -194,7 +194,7 @@ def test_listed_labels_of_files_with_equal_names(tmp_path):
 def test_few_labels_know_nothing_of_the_others(subject, tmp_path):
     """With all other labels wrong, nothing changes."""
     (tmp_path / "mine.txt").write_text("\n".join(str(i) for i in range(24)))
-    protocol = LowShot([0.1], [str(tmp_path / "mine.txt")], [0, 1], True, [6, 6])
+    protocol = LowShot([0.1], [str(tmp_path / "mine.txt")], [0, 1], True, [], [6, 6])
     grid = LinearGrid([0.01, 0.3], [0.0], epochs=20, batch_size=16, seed=0)
     s = subject()
     found = protocol.evaluate(s, grid, FineTune(**TUNING))
@@ -212,7 +212,7 @@ def test_few_labels_know_nothing_of_the_others(subject, tmp_path):
         wrong[others] = (wrong[others] + 1) % 4
         part.labels = wrong
         other.loaders[name] = other.loading.loader(part, 64, shuffle=False)
-    mine = LowShot([], [str(tmp_path / "mine.txt")], [0, 1], True, [6])
+    mine = LowShot([], [str(tmp_path / "mine.txt")], [0, 1], True, [], [6])
     assert mine.evaluate(other, grid, FineTune(**TUNING)) == {"mine": found["mine"]}
 
 
@@ -220,7 +220,7 @@ def test_one_label_a_class_chooses_nothing(subject):
     """The middle of the lists, and it is said; where one class has two labels these alone are held out."""
     grid = LinearGrid([0.01, 0.1, 0.3], [0.0, 0.01], epochs=20, batch_size=16, seed=0)
     s = subject()
-    found = LowShot([1 / 60], [], [0, 1], False, [1]).evaluate(s, grid, FineTune(**TUNING))["1.66667%"]
+    found = LowShot([1 / 60], [], [0, 1], False, [], [1]).evaluate(s, grid, FineTune(**TUNING))["1.66667%"]
     assert found["images"] == 4
     assert found["linear"]["chosen"] == [{"lr": 0.1, "weight_decay": 0.01, "validation_top1": None}] * 2
     whole = s.whole()
@@ -249,8 +249,48 @@ def test_few_labels_are_cross_validated(subject, monkeypatch):
 
     monkeypatch.setattr(LinearGrid, "train", train)
     grid = LinearGrid([0.01, 0.3], [0.0], epochs=2, batch_size=16, seed=0)
-    LowShot([0.25], [], [0], False, [1]).evaluate(subject(), grid, FineTune(**TUNING))
+    LowShot([0.25], [], [0], False, [], [1]).evaluate(subject(), grid, FineTune(**TUNING))
     assert seen == [(32, 2)] * 5 + [(40, 1)]
+
+
+def test_of_several_few_label_tunings_the_validation_part_chooses(subject, monkeypatch):
+    """As in BYOL's paper; what is tried sees no validation image, what is scored all of the few."""
+    seen = []
+    original = FineTune.accuracy
+
+    def accuracy(self, s, on, test, lr, epochs, seed):
+        seen.append(
+            (len(on), set(on.origin.tolist()) & set(s.data.val.origin.tolist()), test is s.data.val, lr, epochs)
+        )
+        return original(self, s, on, test, lr, epochs, seed)
+
+    monkeypatch.setattr(FineTune, "accuracy", accuracy)
+    grid = LinearGrid([0.1], [0.0], epochs=1, batch_size=16, seed=0)
+    protocol = LowShot([0.5], [], [0], True, [1e-6, 1.0], [[1, 8]])
+    s = subject()
+    found = protocol.evaluate(s, grid, FineTune(**TUNING))["50%"]["finetuned"]
+    tried, (last,) = seen[:-1], seen[-1:]
+    assert [t[3:] for t in tried] == [(1e-6, 1), (1e-6, 8), (1.0, 1), (1.0, 8)]
+    assert all(t[0] < 80 and not t[1] and t[2] for t in tried)
+    assert last[0] == 80
+    assert last[1]
+    assert not last[2]
+    (chosen,) = found["chosen"]
+    assert (chosen["lr"], chosen["epochs"]) == (1.0, 8) == last[3:]
+    assert chosen["validation_top1"] > 0.8
+    s.data.test.labels = s.data.test.labels.flip(0)
+    assert protocol.evaluate(s, grid, FineTune(**TUNING))["50%"]["finetuned"]["chosen"] == [chosen]
+
+
+@pytest.mark.parametrize(("preset", "lr", "options"), [("default", 0.05, 1), ("simclr", 0.8, 1), ("byol", 0.04, 10)])
+def test_few_label_presets(config, preset, lr, options):
+    cfg = config(f"eval/lowshot={preset}", "eval=lowshot", name="eval_linear").eval
+    tuning, protocol = build.make(cfg.finetune), build.make(cfg.lowshot)
+    rates = protocol.lrs or tuning.lrs[:1]
+    lengths = protocol.epochs[0] if isinstance(protocol.epochs[0], list) else [protocol.epochs[0]]
+    assert len(rates) * len(lengths) == options
+    assert rates[0] * tuning.batch_size / 256 == pytest.approx(lr)
+    assert cfg.protocols == ["lowshot"]
 
 
 @pytest.mark.parametrize(
@@ -260,12 +300,15 @@ def test_few_labels_are_cross_validated(subject, monkeypatch):
         ({"seeds": []}, "seeds="),
         ({"epochs": []}, "epochs="),
         ({"epochs": [0]}, "epochs=0"),
+        ({"epochs": [[3, 0]]}, "epochs=0"),
+        ({"epochs": [[]]}, r"epochs=\[\]"),
+        ({"lrs": [0]}, "lrs=0"),
         ({"lists": ["nowhere.txt"], "epochs": [1, 1]}, "nowhere.txt: is not a file"),
     ],
 )
 def test_impossible_low_shots(change, says):
     with pytest.raises(UserError, match=says):
-        LowShot(**{**dict(fractions=[0.1], lists=[], seeds=[0], fine_tune=False, epochs=[1]), **change})
+        LowShot(**{**dict(fractions=[0.1], lists=[], seeds=[0], fine_tune=False, lrs=[], epochs=[1]), **change})
 
 
 @pytest.mark.parametrize("change", [{"lrs": []}, {"layer_decay": 1.5}, {"scaling": "no"}, {"epochs": 0}])

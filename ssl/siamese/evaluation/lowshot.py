@@ -28,6 +28,8 @@ class LowShot:
     Nothing but the few labels chooses: the linear head's setting is the one with the best mean top-1 in a
     cross-validation over five folds of them, the fine-tuning has one setting. Where no class has two labels
     there is nothing to validate with, and the middle of the grid's lists is taken, as results.json says.
+    A fine-tuning with several rates or lengths is chosen as in BYOL's paper: by the validation part, which is more
+    labels than the few; what is tried has not learned from that part.
 
     Args:
         fractions: parts of the training labels, each class alike (at least one a class).
@@ -35,20 +37,25 @@ class LowShot:
             (as SimCLR's 1percent.txt and 10percent.txt for ImageNet), or the number in the training part as published.
         seeds: of the choices; a list has one choice, and the seeds are those of the training.
         fine_tune: also fine-tune.
-        epochs: of the fine-tuning for each fraction, then for each list.
+        lrs: of the fine-tuning; empty is the first of `FineTune`.
+        epochs: of the fine-tuning for each fraction, then for each list; a list of them is tried.
     """
 
     fractions: Sequence[float]
     lists: Sequence[str]
     seeds: Sequence[int]
     fine_tune: bool
-    epochs: Sequence[int]
+    lrs: Sequence[float]
+    epochs: Sequence[int | Sequence[int]]
 
     def __post_init__(self) -> None:
         for f in self.fractions:
             check_number("eval.lowshot.fractions", f, 0, 1, above=True)
         for n in self.epochs:
-            check_number("eval.lowshot.epochs", n, 1, whole=True)
+            for one in n if isinstance(n, Sequence) and n else [n]:
+                check_number("eval.lowshot.epochs", one, 1, whole=True)
+        for lr in self.lrs:
+            check_number("eval.lowshot.lrs", lr, 0, above=True)
         for seed in self.seeds:
             check_number("eval.lowshot.seeds", seed, 0, whole=True)
         for name in self.lists:
@@ -61,7 +68,7 @@ class LowShot:
 
     def evaluate(self, subject: Subject, grid: LinearGrid, tuning: FineTune) -> dict[str, Any]:
         """For each fraction or list: images, and of both ways every seed's top-1, their mean and the half
-        width of its 95 % interval; of the linear heads also what was chosen for every seed."""
+        width of its 95 % interval, and what was chosen for every seed."""
         out: dict[str, Any] = {}
         whole, part = subject.whole(), subject.all_training(marked=False)
         if len(whole) != len(part):
@@ -71,7 +78,7 @@ class LowShot:
             *((Path(name).stem, name) for name in self.lists),
         ]
         for (name, source), epochs in zip(sources, self.epochs, strict=False):
-            linear, chosen, tuned, count = [], [], [], 0
+            linear, chosen, tuned, taken, count = [], [], [], [], 0
             for seed in self.seeds:
                 index = listed(source, part) if isinstance(source, str) else few(part.labels, source, seed)
                 count = len(index)
@@ -87,13 +94,30 @@ class LowShot:
                 )
                 if self.fine_tune and subject.network is not None:
                     assert subject.data.test is not None
-                    tuned.append(
-                        tuning.accuracy(subject, part.subset(index), subject.data.test, tuning.lrs[0], epochs, seed)
-                    )
+                    best = self._tuning(subject, part, index, tuning, epochs, seed)
+                    taken.append(best)
+                    lr, length = best["lr"], best["epochs"]
+                    tuned.append(tuning.accuracy(subject, part.subset(index), subject.data.test, lr, length, seed))
             out[name] = {"images": count, "linear": {**interval(linear), "chosen": chosen}}
             if tuned:
-                out[name]["finetuned"] = {**interval(tuned), "epochs": epochs}
+                out[name]["finetuned"] = {**interval(tuned), "epochs": epochs, "chosen": taken}
         return out
+
+    def _tuning(
+        self, subject: Subject, part: Part, few: Tensor, tuning: FineTune, epochs: int | Sequence[int], seed: int
+    ) -> dict[str, Any]:
+        """The fine-tuning's rate and length; of several the best on the validation part (the end of `part`)."""
+        lengths = epochs if isinstance(epochs, Sequence) else [epochs]
+        options = [(lr, n) for lr in self.lrs or tuning.lrs[:1] for n in lengths]
+        if len(options) == 1:
+            return {"lr": options[0][0], "epochs": options[0][1], "validation_top1": None}
+        data = subject.data
+        rest = few[few < len(data.fit)]
+        if len(rest) < 2:
+            raise Stopped("the few labels all lie in the validation part; give one rate and length, or another split")
+        top1 = [tuning.accuracy(subject, part.subset(rest), data.val, lr, n, seed) for lr, n in options]
+        best = top1.index(max(top1))
+        return {"lr": options[best][0], "epochs": options[best][1], "validation_top1": top1[best]}
 
 
 def choose(few: Features, grid: LinearGrid, classes: int, seed: int) -> LinearResult:

@@ -65,8 +65,8 @@ PROTOCOLS = {
     "the validation part by heads that do not learn from it, test scored once by the chosen one's twin, which learns "
     "from all training labels",
     "lowshot": "few labels, each class alike, over seeds; linear: the setting chosen by cross-validation within the "
-    "few labels, the middle of the grid where no class has two; fine-tuned: one setting, the whole network with "
-    "BatchNorm in train mode",
+    "few labels, the middle of the grid where no class has two; fine-tuned: the whole network with BatchNorm in train "
+    "mode, one setting, or of several the best on the validation part, whose labels are not among the few",
     "finetune": "the whole network on all training labels, random resized crops and flips; with several rates the best "
     "on the validation part",
     "unlabelled": "backbone features of training images, no labels",
@@ -77,7 +77,7 @@ WITHOUT_NETWORK = ("knn", "linear", "logistic", "lowshot")  # what raw pixels ca
 LISTS = (
     "data", "knn.ks", "knn.temperatures", "linear.lrs", "linear.weight_decays", "logistic.l2s", "linear_crops.lrs",
     "linear_crops.weight_decays", "linear_crops.milestones", "finetune.lrs", "lowshot.fractions", "lowshot.lists",
-    "lowshot.seeds", "lowshot.epochs",
+    "lowshot.seeds", "lowshot.lrs", "lowshot.epochs",
 )  # fmt: skip
 
 
