@@ -35,7 +35,7 @@ SLOW_TO_FIND = [
     ("backbone=timm backbone.name=resnet19", "backbone.name=resnet19", "did you mean"),
     ("backbone=resnet18 backbone.name=resnet19", "backbone.name=resnet19", "one of"),
     ("backbone=timm backbone.name=vit_tiny_patch16_224", "backbone.name=vit_tiny_patch16_224", "views of 8 pixels"),
-    ("eval.linear.lrs=[]", "eval.linear.lrs=[]", "positive"),
+    ("eval.linear.lrs=[]", "eval.linear.lrs=[]", "a list of numbers"),
     ("data.val_fraction=0", "data.val_fraction=0", "(0, 1)"),
     ("optimizer.lr=-1", "optimizer.lr=-1", "above 0"),
     ("data.resident=maybe", "data.resident=maybe", "auto"),

@@ -234,6 +234,15 @@ def test_a_backbone_can_be_looked_at_without_labels(session, evaluation, tmp_pat
         (("eval.logistic.l2s=[]",), "eval.logistic.l2s"),
         (("eval.in_memory_mb=-1",), "eval.in_memory_mb"),
         (("eval.finetune.crop_scale=[0.5]",), r"eval.finetune.crop_scale=\[0.5\]: two parts of the area"),
+        (("eval.linear.lrs=[a]",), "eval.linear.lrs=a: not a possible value; give a number above 0"),
+        (("eval.linear.epochs=1.5",), "eval.linear.epochs=1.5: .* a whole number"),
+        (("eval.linear.seed=a",), "eval.linear.seed=a"),
+        (("eval.logistic.l2s=[a]",), "eval.logistic.l2s=a"),
+        (("eval.logistic.max_iter=1.5",), "eval.logistic.max_iter=1.5"),
+        (("eval.linear_crops.milestones=[a]",), "eval.linear_crops.milestones=a"),
+        (("eval.finetune.lrs=[a]",), "eval.finetune.lrs=a"),
+        (("eval.unlabelled.views=2.5",), "eval.unlabelled.views=2.5"),
+        (("eval.lowshot.lists=[5]", "eval.lowshot.epochs=[1,1,1]"), "eval.lowshot.lists=5: is not a file"),
         (("eval.finetune.epochs=1.5",), "eval.finetune.epochs=1.5: .* a whole number"),
         (("eval.linear_crops.interpolation=cubic",), "eval.linear_crops.interpolation=cubic: not known"),
         (("eval.linear_crops.flip=2",), "eval.linear_crops.flip=2: .*at most 1"),
@@ -274,7 +283,7 @@ def test_an_evaluation_that_is_asked_to_end_takes_its_half_written_files_away(tr
     finally:
         signal.signal(signal.SIGTERM, before)
     assert ended.value.code == 143
-    assert not list((tmp_path / "e").iterdir())
+    assert not (tmp_path / "e").exists()
 
 
 # The cache

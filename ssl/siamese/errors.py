@@ -1,5 +1,7 @@
 """What ends a run early: a mistake of the user's, a run that cannot go on, a signal."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """A wrong path, an impossible value, an unknown option: one line on the screen, exit code 2.
@@ -47,3 +49,11 @@ def check_number(
     raise UserError(
         f"{setting}={value}", "not a possible value", f"give a {'whole ' if whole else ''}number {word} {low:g}{bound}"
     )
+
+
+def check_numbers(setting: str, values: object, low: float, above: bool = False, whole: bool = False) -> None:
+    """Refuse what is no list of numbers as in `check_number`, or an empty one."""
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise UserError(f"{setting}={values}", "a list of numbers is needed", "give one, as in [1,2]")
+    for value in values:
+        check_number(setting, value, low, above=above, whole=whole)

@@ -97,6 +97,7 @@ class Hold:
     """
 
     def __init__(self, folder: Path, resume: bool | str, overwrite: bool):
+        self.made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / ".lock"
         self.descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
@@ -115,11 +116,15 @@ class Hold:
             raise
 
     def release(self) -> None:
-        """Give the folder free."""
-        if self.descriptor >= 0:
-            self.file.unlink(missing_ok=True)
-            os.close(self.descriptor)
-            self.descriptor = -1
+        """Give the folder free; one that was made for nothing goes."""
+        if self.descriptor < 0:
+            return
+        self.file.unlink(missing_ok=True)
+        os.close(self.descriptor)
+        self.descriptor = -1
+        if self.made:
+            with contextlib.suppress(OSError):  # not empty
+                self.file.parent.rmdir()
 
     def __enter__(self) -> "Hold":
         return self

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.errors import UserError
+from siamese.errors import check_number, check_numbers
 from siamese.evaluation.features import ROWS, Features
 
 # The least probability in a gradient: numbers below 1e-38 (denormal) slow a CPU's matrix products a hundredfold.
@@ -47,18 +47,11 @@ class LinearGrid:
     seed: int
 
     def __post_init__(self) -> None:
-        if not self.lrs or not self.weight_decays or min(self.lrs) <= 0 or min(self.weight_decays) < 0:
-            raise UserError(
-                f"eval.linear.lrs={list(self.lrs)} eval.linear.weight_decays={list(self.weight_decays)}",
-                "positive learning rates and weight decays of at least 0 are needed",
-                "give lists such as [0.01,0.1]",
-            )
-        if self.epochs < 1 or self.batch_size < 1:
-            raise UserError(
-                f"eval.linear.epochs={self.epochs} eval.linear.batch_size={self.batch_size}",
-                "must be at least 1",
-                "try 100 and 256",
-            )
+        check_numbers("eval.linear.lrs", self.lrs, 0, above=True)
+        check_numbers("eval.linear.weight_decays", self.weight_decays, 0)
+        check_number("eval.linear.epochs", self.epochs, 1, whole=True)
+        check_number("eval.linear.batch_size", self.batch_size, 1, whole=True)
+        check_number("eval.linear.seed", self.seed, 0, whole=True)
 
     def settings(self) -> list[tuple[float, float]]:
         """(lr, weight decay) of each head."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.errors import UserError, check_number
+from siamese.errors import UserError, check_number, check_numbers
 from siamese.evaluation.features import Features
 from siamese.evaluation.linear import TINY, best_head, head_scores
 from siamese.evaluation.subject import Subject, check_crops
@@ -56,11 +56,11 @@ class LinearCrops:
     seed: int
 
     def __post_init__(self) -> None:
-        if not self.lrs or not self.weight_decays or min(self.lrs) <= 0 or min(self.weight_decays) < 0:
-            raise UserError(
-                f"eval.linear_crops.lrs={list(self.lrs)} eval.linear_crops.weight_decays={list(self.weight_decays)}",
-                "positive learning rates and weight decays of at least 0 are needed", "give lists such as [0.1,0.3]",
-            )  # fmt: skip
+        check_numbers("eval.linear_crops.lrs", self.lrs, 0, above=True)
+        check_numbers("eval.linear_crops.weight_decays", self.weight_decays, 0)
+        if self.milestones:
+            check_numbers("eval.linear_crops.milestones", self.milestones, 0, whole=True)
+        check_number("eval.linear_crops.seed", self.seed, 0, whole=True)
         check_number("eval.linear_crops.epochs", self.epochs, 1, whole=True)
         check_number("eval.linear_crops.batch_size", self.batch_size, 1, whole=True)
         check_number("eval.linear_crops.trust", self.trust, 0)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.errors import UserError
+from siamese.errors import check_number, check_numbers
 from siamese.evaluation.features import Features
 from siamese.evaluation.linear import TINY, Standardised, best_head, head_scores
 
@@ -41,11 +41,9 @@ class Logistic:
     tolerance: float
 
     def __post_init__(self) -> None:
-        if not self.l2s or min(self.l2s) <= 0 or self.max_iter < 1 or self.tolerance <= 0:
-            raise UserError(
-                f"eval.logistic.l2s={list(self.l2s)}", "positive strengths, iterations and tolerance are needed",
-                "give l2s such as [1e-4,1e-2]",
-            )  # fmt: skip
+        check_numbers("eval.logistic.l2s", self.l2s, 0, above=True)
+        check_number("eval.logistic.max_iter", self.max_iter, 1, whole=True)
+        check_number("eval.logistic.tolerance", self.tolerance, 0, above=True)
 
     def solve(self, fit: Standardised, num_classes: int, l2: float, start: Tensor | None = None) -> Solution:
         """The minimum for one strength, from `start` or zero."""

@@ -170,7 +170,7 @@ def folds(labels: Tensor, count: int, seed: int) -> Tensor:
 
 def _named(file: str) -> list[str]:
     """The lines of a list."""
-    path = Path(file).expanduser()
+    path = Path(str(file)).expanduser()
     if not path.is_file():
         raise UserError(f"eval.lowshot.lists={file}", "is not a file", f"looked at {path.absolute()}")
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]

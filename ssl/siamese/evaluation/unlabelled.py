@@ -32,7 +32,7 @@ class Unlabelled:
 
     def __post_init__(self) -> None:
         for key in ("samples", "view_images", "views"):
-            check_number(f"eval.unlabelled.{key}", getattr(self, key), 2)
+            check_number(f"eval.unlabelled.{key}", getattr(self, key), 2, whole=True)
 
     def evaluate(self, subject: Subject, pretrain: Part, views: Views) -> dict[str, Any]:
         """The figures, and how many images they are of."""
