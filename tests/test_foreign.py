@@ -1,12 +1,17 @@
 """Other people's checkpoints, in the layouts of their official code, with random weights."""
 
+import argparse
 import itertools
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 import timm
 import torch
 import torchvision
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 
@@ -122,6 +127,21 @@ def test_solo_learns_small_stem_is_padded_by_two(config, tmp_path, prefix):
             assert torch.equal(backbone.eval()(x), source.eval()(x)) is same
     with pytest.raises(UserError, match="backbone.stem_padding=2: the 7x7 stem has its own"):
         build.backbone(config("backbone=resnet18", "backbone.stem_padding=2"))
+
+
+def test_settings_beside_the_tensors(config, tmp_path):
+    """argparse's namespace is plain values; of other classes the line says which, and what to do."""
+    source = resnet("resnet18")
+    file = tmp_path / "f.pth"
+    torch.save({**simsiam(source), "args": argparse.Namespace(arch="resnet18", lr=0.05)}, file)
+    assert "SimSiam" in foreign.load_backbone(build.backbone(config("backbone=resnet18")), str(file), "ckpt")
+    torch.save({**linear_file(source), "hyper_parameters": OmegaConf.create({"lr": 1})}, file)
+    with pytest.raises(UserError, match=r"holds a omegaconf.dictconfig.DictConfig, and loading .*: python -c") as error:
+        checkpoint.read(file)
+    (command,) = re.findall(r'python -c "(.*)"$', str(error.value))
+    subprocess.run([sys.executable, "-c", command], check=True, cwd=tmp_path)
+    kind = foreign.load_backbone(build.backbone(config("backbone=resnet18")), str(tmp_path / "tensors.pt"), "ckpt")
+    assert "DataParallel" in kind
 
 
 def test_timm(config):

@@ -1,7 +1,9 @@
 """Checkpoints: written whole or not at all, read without running code, exact to continue from."""
 
+import argparse
 import os
 import pickle
+import re
 import signal
 import subprocess
 import threading
@@ -231,13 +233,20 @@ def read(file: str | Path, key: str = "ckpt") -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # of many published files: settings, no code
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        kind = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
+        if kind is None:
+            raise UserError(
+                f"{key}={file}", "is no checkpoint, or holds objects that could run code",
+                "only tensors and plain values are loaded",
+            ) from error  # fmt: skip
+        load = f"torch.load('{file}', weights_only=False)['state_dict']"
         raise UserError(
-            f"{key}={file}",
-            "is no checkpoint, or holds objects that could run code",
-            "only tensors and plain values are loaded",
-        ) from error
+            f"{key}={file}", f"holds a {kind.group(1)}, and loading such objects could run code",
+            f'where you trust it, keep its tensors alone: python -c "import torch; torch.save({load}, \'tensors.pt\')"',
+        ) from error  # fmt: skip
     except Exception as error:  # damaged bytes make the unpickler fail in any way
         raise UserError(
             f"{key}={file}",
