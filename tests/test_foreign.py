@@ -129,6 +129,24 @@ def test_solo_learns_small_stem_is_padded_by_two(config, tmp_path, prefix):
         build.backbone(config("backbone=resnet18", "backbone.stem_padding=2"))
 
 
+def test_moco_v3s_vit_small_has_twelve_heads(config, tmp_path):
+    """Their vits.py; with timm's six the tensors fit and the features differ."""
+    torch.manual_seed(1)
+    name = "vit_small_patch16_224"
+    source = timm.create_model(name, num_classes=0, num_heads=12)
+    file = str(tmp_path / "vit-s.pth.tar")
+    head = prefixed("module.base_encoder.head.", mlp(384, 16, 8))
+    torch.save({"state_dict": prefixed("module.base_encoder.", source) | head, "arch": "vit_small"}, file)
+    timms = ("backbone=timm", f"backbone.name={name}", "data.crop=224")
+    with pytest.raises(UserError, match=r"has 12 heads, this backbone 6; add \+backbone.options.num_heads=12"):
+        foreign.load_backbone(build.backbone(config(*timms)), file, "init_from")
+    backbone = build.backbone(config(*timms, "+backbone.options.num_heads=12"))
+    foreign.load_backbone(backbone, file, "init_from")
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(backbone.eval()(x), source.eval()(x))
+
+
 def test_settings_beside_the_tensors(config, tmp_path):
     """argparse's namespace is plain values; of other classes the line says which, and what to do."""
     source = resnet("resnet18")

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from siamese import checkpoint
 from siamese.errors import UserError
 
+MOCO_V3 = "official MoCo v3"
 # What the file is, how its backbone's tensors begin. The first whose beginning occurs is taken, so the
 # longer ones come first. Names: facebookresearch/moco, /moco-v3 and /simsiam, solo-learn, lightly.
 FORMATS = (
     ("official MoCo v1 or v2", "module.encoder_q."),
-    ("official MoCo v3", "module.base_encoder."),
+    (MOCO_V3, "module.base_encoder."),
     ("official SimSiam", "module.encoder."),
     ("Lightning file (solo-learn, lightly)", "backbone."),
     ("Lightning file (older solo-learn)", "encoder."),
@@ -77,8 +78,8 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
     """Load the tensors into the backbone; every one must have its place, and every place its tensor.
 
     Raises:
-        UserError: lists what is missing, left over, or of another shape; or a small stem is solo-learn's, and its
-            padding was not given.
+        UserError: lists what is missing, left over, or of another shape; or they fit another network than the
+            one that was trained (solo-learn's small stem, MoCo v3's ViT-Small).
     """
     own = backbone.state_dict()
     wrong = {
@@ -107,4 +108,14 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
             f"{key}={file}", f"({kind}): its 3x3 first convolution pads by 2, backbone=…_small by 1",
             f"add {add}, or 1 where you know that the network had 1",
         )  # fmt: skip
+    # facebookresearch/moco-v3, vits.py: its ViT-Small has 12 heads, timm's 6, and the tensors fit either way.
+    blocks: Any = getattr(backbone, "blocks", None)
+    if kind == MOCO_V3 and blocks is not None and getattr(backbone, "embed_dim", 0) == 384:
+        heads = blocks[0].attn.num_heads
+        if heads != 12:
+            option = "backbone.options.num_heads"
+            raise UserError(
+                f"{key}={file}", f"({kind}): its ViT-Small has 12 heads, this backbone {heads}",
+                f"add foreign=[…,+{option}:12]" if key == "ckpt" else f"add +{option}=12",
+            )  # fmt: skip
     backbone.load_state_dict(found)
