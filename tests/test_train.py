@@ -432,6 +432,19 @@ def free_port():
 
 
 @pytest.mark.slow
+def test_two_processes_count_each_others_unreadable_files(tiny, tmp_path, photos):
+    bad = sorted(photos.rglob("*.png"))[::5]
+    for file in bad:
+        file.write_bytes(b"no image")
+    arguments = [*tiny, "method=simsiam", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "epochs=2",
+                 "data=folder", f"data.path={photos}", "data.size=24", "data.crop=16", "batch_size=4", "backbone=small",
+                 "data.resident=false", "data.workers=0", "data.on_error=skip", "run_dir=r"]  # fmt: skip
+    ((_, err, code),) = launched([str(ROOT / "train.py"), *arguments], tmp_path, [{}])
+    assert code == 0, err
+    assert json.loads((tmp_path / "r" / "summary.json").read_text())["skipped_images"] == len(bad)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["lightning", "torchrun", "srun"])
 def test_two_processes(tiny, tmp_path, launcher):
     """Started by Lightning, by torchrun, and with the variables that SLURM's srun sets; one run folder."""

@@ -196,6 +196,17 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return not bool(on_all_ranks(torch.tensor(not flag, device=device)))
 
 
+def union(names: set[str], device: torch.device) -> set[str]:
+    """The names of all ranks. Every rank must ask; it waits for the device."""
+    if not any_rank(bool(names), device):
+        return names
+    mine = torch.tensor(list("\n".join(sorted(names)).encode()), dtype=torch.uint8)
+    lengths = gather(torch.tensor([len(mine)], device=device)).tolist()
+    whole = gather_bytes(F.pad(mine, (0, max(lengths) - len(mine))), device)
+    found = (bytes(row[:n].tolist()).decode() for row, n in zip(whole, lengths, strict=True))
+    return {name for names in found for name in names.split("\n") if name}
+
+
 def gather_bytes(x: Tensor, device: torch.device) -> Tensor:
     """A uint8 tensor (n,) on the host of each rank to (world_size, n) on the host of every rank."""
     return gather(x.to(device).unsqueeze(0)).cpu()

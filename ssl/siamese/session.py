@@ -20,7 +20,7 @@ from rich.console import Console
 
 from siamese import build, checkpoint, foreign, report, run, sweep
 from siamese.csv_log import CsvLog
-from siamese.distributed import SyncBatchNorm, convert_batchnorm, is_first, plain_batchnorms
+from siamese.distributed import SyncBatchNorm, convert_batchnorm, is_first, plain_batchnorms, union
 from siamese.errors import Interrupted, Stopped, UserError
 from siamese.evaluation import Features, raw_pixels
 from siamese.memory import channels_last, keep_freed_memory
@@ -114,11 +114,15 @@ class Session:
                 "images": len(self.train_part)}  # fmt: skip
         self.checkpoints = checkpoint.Checkpoints(self.folder / "checkpoints", cfg.checkpoint.every_steps, meta)
         self.finite = FiniteGradients(cfg.on_nonfinite, self.checkpoints)
-        self.checkpoints.before_save = self.finite.check
+        self.checkpoints.before_save = self._before_save
         self.trainer.strategy.checkpoint_io = self.checkpoints.files
         self.checkpoints.files.damaged = self.ckpt is not None and self.ckpt != self.checkpoints.file
         # In this order at the end of an epoch: found finite, measured, shown, saved.
         self.trainer.callbacks += [self.finite, self.monitor, self.progress, self.checkpoints]  # type: ignore[attr-defined]
+
+    def _before_save(self, trainer: pl.Trainer) -> None:
+        self.finite.check(trainer)
+        self.loader.skipped = union(self.loader.skipped, trainer.strategy.root_device)  # each has read its own files
 
     def start(self) -> None:
         """Make the run folder; say what was picked; keep the untrained features."""
