@@ -182,10 +182,13 @@ def test_labels_that_are_unknown(session, evaluation, tmp_path):
     assert found["images"] == {"fit": 60, "val": 12, "test": 12}
     assert found["split"] == {"val": "as published"}
     assert found["rows"]["simsiam"]["lowshot"]["10%"]["images"] == 6  # of 24 labels a class two
-    for part in ("val", "test"):
+    for part, says in (
+        ("val", "data=npz: its validation part has no label that is known; drop that part"),
+        ("test", "data=npz: has no labels or no test part with labels"),
+    ):
         known = {"val_labels": labels, "test_labels": labels, f"{part}_labels": np.full(30, -1)}
         np.savez(file, **parts, **known)
-        with pytest.raises(UserError, match="data=npz: has no labels or no test part with labels"):
+        with pytest.raises(UserError, match=says):
             evaluation(run.checkpoints.file, folder="f")
 
 

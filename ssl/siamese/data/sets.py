@@ -139,6 +139,11 @@ class DataSet:
             p if p is None or bool((p.labels >= 0).all()) else p.subset((p.labels >= 0).nonzero().squeeze(1))
             for p in (test, val)
         )
+        if val is not None and not len(val) and bool((train.labels >= 0).any()):
+            raise UserError(
+                f"data={name}", "its validation part has no label that is known",
+                "drop that part, and data.val_fraction of the training labels is held out",
+            )  # fmt: skip
         self.name, self.classes, self.test = name, classes, test
         if val is not None:
             self.pretrain, self.fit, self.val = train, train.subset((train.labels >= 0).nonzero().squeeze(1)), val

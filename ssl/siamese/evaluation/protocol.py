@@ -66,7 +66,7 @@ PROTOCOLS = {
     "from all training labels",
     "lowshot": "few labels, each class alike, over seeds; linear: the setting chosen by cross-validation within the "
     "few labels, the middle of the grid where no class has two; fine-tuned: the whole network with BatchNorm in train "
-    "mode, one setting, or of several the best on the validation part, whose labels are not among the few",
+    "mode, one setting, or of several the best on the validation part, which is more labels than the few",
     "finetune": "the whole network on all training labels, random resized crops and flips; with several rates the best "
     "on the validation part",
     "unlabelled": "backbone features of training images, no labels",
