@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from lightly.models import ResNetGenerator
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
@@ -160,6 +161,27 @@ def test_settings_beside_the_tensors(config, tmp_path):
     subprocess.run([sys.executable, "-c", command], check=True, cwd=tmp_path)
     kind = foreign.load_backbone(build.backbone(config("backbone=resnet18")), str(tmp_path / "tensors.pt"), "ckpt")
     assert "DataParallel" in kind
+
+
+@pytest.mark.parametrize("splits", [0, 2])
+def test_the_small_resnet_of_lightlys_benchmark(config, tmp_path, splits):
+    """As its cifar10_benchmark.py builds it: the children in a row, pooled."""
+    torch.manual_seed(2)
+    resnet18 = ResNetGenerator("resnet-18", num_splits=splits)
+    source = nn.Sequential(*list(resnet18.children())[:-1], nn.AdaptiveAvgPool2d(1))
+    x = torch.randn(4, 3, 32, 32)
+    source(x)  # running statistics
+    file = str(tmp_path / "lightly.ckpt")
+    torch.save({"state_dict": prefixed("backbone.", source) | prefixed("projection_head.", mlp(512, 4))}, file)
+    backbone = build.backbone(config("backbone=lightly", f"backbone.num_splits={splits}"))
+    assert backbone.feature_dim == 512
+    foreign.load_backbone(backbone, file, "ckpt")
+    with torch.no_grad():
+        assert torch.equal(backbone.eval()(x), source.eval()(x).flatten(1))
+    with pytest.raises(UserError, match="66 missing: .*name the right one, as in backbone=lightly"):
+        foreign.load_backbone(build.backbone(config("backbone=resnet18_small")), file, "init_from")
+    with pytest.raises(UserError, match="backbone.name=resnet18: lightly has no such ResNet"):
+        build.backbone(config("backbone=lightly", "backbone.name=resnet18"))
 
 
 def test_timm(config):

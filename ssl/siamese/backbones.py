@@ -102,6 +102,26 @@ def torchvision_resnet(
     return model
 
 
+def lightly_resnet(name: str, num_splits: int) -> Backbone:
+    """The network that lightly's tutorials and CIFAR-10 benchmark train: the children of lightly's own small ResNet in
+    a row, which leaves out the ReLU after the first BatchNorm.
+
+    Args:
+        name: ``resnet-18``, ...
+        num_splits: parts of a batch that each BatchNorm takes apart; 0 is a plain one.
+    """
+    from lightly.models import ResNetGenerator  # seconds to import, so only where it is asked for
+
+    check_number("backbone.num_splits", num_splits, 0, whole=True)
+    try:
+        network = ResNetGenerator(name, num_splits=num_splits)
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(f"backbone.name={name}", "lightly has no such ResNet", "try resnet-18 or resnet-50") from error
+    model = nn.Sequential(*list(network.children())[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.feature_dim = network.linear.in_features
+    return cast(Backbone, model)
+
+
 def timm_model(name: str, image_size: int, pretrained: bool, options: dict[str, Any]) -> Backbone:
     """Any timm model by name, without its classifier.
 

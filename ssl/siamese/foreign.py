@@ -32,7 +32,8 @@ def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] 
     """A loaded file to (format, the backbone's tensors under the backbone's own names, heads left out).
 
     Args:
-        keep: names that are the backbone's own though they begin like a head's (timm's ConvNeXt has head.norm).
+        keep: names that are the backbone's own though they begin like a head's (timm's ConvNeXt has head.norm), or are
+            numbered (lightly's small ResNet).
 
     Raises:
         UserError: there are no tensors in it.
@@ -47,7 +48,7 @@ def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] 
         raise UserError(f"{key}={file}", "holds no named tensors", "give a checkpoint or a state dict")
     name, prefix = next((n, p) for n, p in FORMATS if any(k.startswith(p) for k in tensors))
     found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    if all(re.match(r"\d+\.", k) for k in found):
+    if all(re.match(r"\d+\.", k) for k in found) and not set(found) & set(keep):
         parts = {k: k.split(".", 1) for k in found}
         found = {f"{CHILDREN.get(parts[k][0], parts[k][0])}.{parts[k][1]}": v for k, v in found.items()}
         name += ", numbered children of a ResNet"
@@ -92,6 +93,7 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
         ],
     }
     if any(wrong.values()):
+        like = "lightly" if any(".shortcut." in k for k in found) else "resnet50"
         told = "; ".join(
             f"{len(names)} {what}: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
             for what, names in wrong.items()
@@ -99,7 +101,7 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
         )
         raise UserError(
             f"{key}={file}", f"({kind}, {len(found)} tensors) does not fit the backbone: {told}",
-            "name the right one, as in " + ("foreign=[backbone:resnet50]" if key == "ckpt" else "backbone=resnet50"),
+            "name the right one, as in " + (f"foreign=[backbone:{like}]" if key == "ckpt" else f"backbone={like}"),
         )  # fmt: skip
     # solo-learn's BaseMethod pads the 3x3 stem by 2: the tensors fit either way, the features do not.
     if SOLO_LEARN in kind and getattr(backbone, "stem_padding", 0) is None:
