@@ -93,7 +93,8 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
         ],
     }
     if any(wrong.values()):
-        like = "lightly" if any(".shortcut." in k for k in found) else "resnet50"
+        numbered = "numbered" in kind and any(".shortcut." in k for k in found)
+        like = "lightly" if numbered else "resnet50"
         told = "; ".join(
             f"{len(names)} {what}: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
             for what, names in wrong.items()
