@@ -159,6 +159,9 @@ def test_listed_labels(tmp_path):
     assert listed(tmp_path / "index.txt", Part(torch.zeros(6, 3, 1, 1), torch.arange(6))).tolist() == [2, 5]
     with pytest.raises(UserError, match="names 1 of 2 images that are not in the training part: n01_1"):
         listed(tmp_path / "1percent.txt", Part(files[2:], torch.zeros(4)))
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"binary.txt: is no text"):
+        listed(tmp_path / "binary.txt", Part(files, torch.zeros(6)))
     with pytest.raises(UserError, match=r"eval.lowshot.lists=nowhere.txt: is not a file"):
         listed("nowhere.txt", Part(files, torch.zeros(6)))
     (tmp_path / "empty.txt").write_text("\n")
@@ -298,7 +301,8 @@ def test_few_label_presets(config, preset, lr, options):
     [
         ({"fractions": [0.0]}, "fractions=0.0"),
         ({"seeds": []}, "seeds="),
-        ({"epochs": []}, "epochs="),
+        ({"epochs": [], "fine_tune": True}, "epochs="),
+        ({"epochs": [1, 2], "fine_tune": True}, "one length for each"),
         ({"epochs": [0]}, "epochs=0"),
         ({"epochs": [[3, 0]]}, "epochs=0"),
         ({"epochs": [[]]}, r"epochs=\[\]"),

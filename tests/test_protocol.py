@@ -141,6 +141,13 @@ def test_other_data_and_a_supervised_row(trained, evaluation, session, tmp_path)
     assert results["npz"]["classes"] == 3
     assert list(results["digits"]["rows"]) == ["raw_pixels", "random_init", "supervised", "simsiam"]
     assert results["npz"]["rows"]["simsiam"]["knn"]["chosen"]["k"] <= 60
+    np.savez(tmp_path / "y.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    two = evaluation(trained, "eval=knn", f"eval.data=['{other}','npz:{tmp_path / 'y.npz'}']", folder="two").run()
+    assert list(two["results"]) == ["digits", "npz", f"npz:{tmp_path / 'y.npz'}"]
+    with pytest.raises(UserError, match="the checkpoint itself is of method=supervised"):
+        evaluation(labelled.checkpoints.file, "eval=knn", f"eval.supervised={labelled.checkpoints.file}", folder="f")
+    with pytest.raises(UserError, match="is judged already"):
+        evaluation(trained, "eval=knn", f"eval.data=['{other}','{other}','{other}']", folder="f")
     for item, says in (
         ("digits", "is judged already"), ("npz", "data.path=null"), ("nothing", "eval.data=.nothing."),
         (f"npz:{tmp_path / 'no.npz'}", "does not exist"),
@@ -155,8 +162,7 @@ def test_other_data_and_a_supervised_row(trained, evaluation, session, tmp_path)
     with pytest.raises(UserError, match=told):
         evaluation(trained, "eval=knn", f"eval.supervised={split.checkpoints.file}", folder="f")
     assert not (tmp_path / "f").exists()
-    (saved,) = tmp_path.rglob("results.json")
-    saved = json.loads(saved.read_text())
+    saved = json.loads((tmp_path / "e" / "results.json").read_text())
     assert saved["supervised"]["ckpt_sha256"] == hashlib.sha256(labelled.checkpoints.file.read_bytes()).hexdigest()
     assert saved["supervised"]["seed"] == labelled.cfg.seed
     assert saved["results"]["npz"]["path"] == str(tmp_path / "x.npz")
@@ -195,10 +201,13 @@ def test_labels_that_are_unknown(session, evaluation, tmp_path):
 def test_settings_that_would_do_nothing():
     for given, says in (
         ("eval/linear_crops=moco", "moco: linear_crops is not run, but knn, linear; add eval=linear_crops"),
-        ("eval.lowshot.epochs=[1,1]", "lowshot is not run"), ("+eval.finetune.x=1", "finetune is not run"),
+        ("eval.finetune.epochs=3", "finetune.epochs=3: finetune is not run"),
+        ("eval.lowshot.epochs=[1,1]", "lowshot is"), ("+eval.finetune.x=1", "finetune is not run"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=says):
             check_used([given], ["knn", "linear"])
+    with pytest.raises(UserError, match="eval.finetune.seed=1: lowshot does not read it; its own are"):
+        check_used(["eval.finetune.seed=1"], ["lowshot"])
     check_used(["eval.linear.lrs=[1]", "eval.finetune.lrs=[1]", "eval=lowshot", "eval.cache=null"], ["lowshot"])
     check_used(["eval/linear_crops=moco", "eval.data=[x]", "seed=1"], ["linear_crops"])
 
@@ -240,6 +249,13 @@ def test_a_backbone_can_be_looked_at_without_labels(session, evaluation, tmp_pat
         (("eval.linear.lrs=[a]",), "eval.linear.lrs=a: not a possible value; give a number above 0"),
         (("eval.linear.epochs=1.5",), "eval.linear.epochs=1.5: .* a whole number"),
         (("eval.linear.seed=a",), "eval.linear.seed=a"),
+        (("eval.linear.lrs=[inf]",), "eval.linear.lrs=inf"),
+        (("eval.protocols=knn",), "eval.protocols=knn: is no list"),
+        (("eval.finetune.seed=99999999999999999999",), "eval.finetune.seed=9"),
+        (("eval.linear_crops.nesterov=maybe",), "nesterov=maybe"),
+        (("eval.lowshot.fine_tune=maybe",), "fine_tune=maybe"),
+        (("eval.lowshot.seeds=[0,0]",), "holds one of them twice"),
+        (("eval.lowshot.fractions=[0.1]",), "one length for each fraction"),
         (("eval.logistic.l2s=[a]",), "eval.logistic.l2s=a"),
         (("eval.logistic.max_iter=1.5",), "eval.logistic.max_iter=1.5"),
         (("eval.linear_crops.milestones=[a]",), "eval.linear_crops.milestones=a"),

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+SEEDS = 2**32 - 1  # the largest one
+
 
 class UserError(Exception):
     """A wrong path, an impossible value, an unknown option: one line on the screen, exit code 2.
@@ -42,7 +44,7 @@ def check_number(
         UserError: names `setting`, e.g. "optimizer.lr", and the value.
     """
     number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if number and low <= value <= high and not (above and value == low):  # type: ignore[operator]
+    if number and low <= value <= high and value != float("inf") and not (above and value == low):  # type: ignore[operator]
         return
     bound = "" if high == float("inf") else f" and at most {high:g}"
     word = "above" if above else "at least"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from siamese.augment import CleanView, View
 from siamese.data import Loader, Part
-from siamese.errors import UserError, check_number, check_numbers
+from siamese.errors import SEEDS, UserError, check_number, check_numbers
 from siamese.evaluation.features import forward
 from siamese.evaluation.subject import Subject, check_crops
 from siamese.optim import lr_factor
@@ -48,7 +48,7 @@ class FineTune:
 
     def __post_init__(self) -> None:
         check_numbers("eval.finetune.lrs", self.lrs, 0, above=True)
-        check_number("eval.finetune.seed", self.seed, 0, whole=True)
+        check_number("eval.finetune.seed", self.seed, 0, SEEDS, whole=True)
         for key, low in (("batch_size", 2), ("epochs", 1), ("weight_decay", 0), ("warmup_epochs", 0)):
             check_number(f"eval.finetune.{key}", getattr(self, key), low, whole=key in ("batch_size", "epochs"))
         check_number("eval.finetune.layer_decay", self.layer_decay, 0, 1, above=True)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.errors import check_number, check_numbers
+from siamese.errors import SEEDS, check_number, check_numbers
 from siamese.evaluation.features import ROWS, Features
 
 # The least probability in a gradient: numbers below 1e-38 (denormal) slow a CPU's matrix products a hundredfold.
@@ -51,7 +51,7 @@ class LinearGrid:
         check_numbers("eval.linear.weight_decays", self.weight_decays, 0)
         check_number("eval.linear.epochs", self.epochs, 1, whole=True)
         check_number("eval.linear.batch_size", self.batch_size, 1, whole=True)
-        check_number("eval.linear.seed", self.seed, 0, whole=True)
+        check_number("eval.linear.seed", self.seed, 0, SEEDS, whole=True)
 
     def settings(self) -> list[tuple[float, float]]:
         """(lr, weight decay) of each head."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.errors import UserError, check_number, check_numbers
+from siamese.errors import SEEDS, UserError, check_number, check_numbers
 from siamese.evaluation.features import Features
 from siamese.evaluation.linear import TINY, best_head, head_scores
 from siamese.evaluation.subject import Subject, check_crops
@@ -60,13 +60,15 @@ class LinearCrops:
         check_numbers("eval.linear_crops.weight_decays", self.weight_decays, 0)
         if self.milestones:
             check_numbers("eval.linear_crops.milestones", self.milestones, 0, whole=True)
-        check_number("eval.linear_crops.seed", self.seed, 0, whole=True)
+        check_number("eval.linear_crops.seed", self.seed, 0, SEEDS, whole=True)
         check_number("eval.linear_crops.epochs", self.epochs, 1, whole=True)
         check_number("eval.linear_crops.batch_size", self.batch_size, 1, whole=True)
         check_number("eval.linear_crops.trust", self.trust, 0)
         check_number("eval.linear_crops.momentum", self.momentum, 0, 1)
         check_number("eval.linear_crops.init_std", self.init_std, 0)
         check_crops("eval.linear_crops", self.crop_scale, self.flip, self.interpolation)
+        if not isinstance(self.nesterov, bool):
+            raise UserError(f"eval.linear_crops.nesterov={self.nesterov}", "not known", "choose true or false")
         if self.scaling not in ("linear", "none"):
             raise UserError(f"eval.linear_crops.scaling={self.scaling}", "not known", "choose linear or none")
         if self.schedule not in ("cosine", "milestones", "constant"):

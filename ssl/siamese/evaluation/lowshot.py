@@ -11,7 +11,7 @@ from torch import Tensor
 
 from siamese.data import Part
 from siamese.data.packed import Packed
-from siamese.errors import Stopped, UserError, check_number
+from siamese.errors import SEEDS, Stopped, UserError, check_number
 from siamese.evaluation.features import Features
 from siamese.evaluation.finetune import FineTune
 from siamese.evaluation.linear import LinearGrid, LinearResult, Standardised, best_head, head_scores
@@ -57,13 +57,22 @@ class LowShot:
         for lr in self.lrs:
             check_number("eval.lowshot.lrs", lr, 0, above=True)
         for seed in self.seeds:
-            check_number("eval.lowshot.seeds", seed, 0, whole=True)
+            check_number("eval.lowshot.seeds", seed, 0, SEEDS, whole=True)
+        if not isinstance(self.fine_tune, bool):
+            raise UserError(f"eval.lowshot.fine_tune={self.fine_tune}", "not known", "choose true or false")
+        for key, values in (
+            ("seeds", list(self.seeds)),
+            ("fractions", list(self.fractions)),
+            ("lists", [Path(str(name)).stem for name in self.lists]),
+        ):
+            if len(set(values)) < len(values):
+                raise UserError(f"eval.lowshot.{key}={values}", "holds one of them twice", "name each once")
         for name in self.lists:
             _named(name)
-        if not self.seeds or len(self.epochs) < len(self.fractions) + len(self.lists):
+        if not self.seeds or (self.fine_tune and len(self.epochs) != len(self.fractions) + len(self.lists)):
             raise UserError(
                 f"eval.lowshot.seeds={list(self.seeds)} eval.lowshot.epochs={list(self.epochs)}",
-                "a seed, and epochs for each fraction and list, are needed", "give seeds=[0,1,2] epochs=[60,30]",
+                "a seed, and one length for each fraction and list, are needed", "give seeds=[0,1,2] epochs=[60,30]",
             )  # fmt: skip
 
     def evaluate(self, subject: Subject, grid: LinearGrid, tuning: FineTune) -> dict[str, Any]:
@@ -77,7 +86,8 @@ class LowShot:
             *((f"{100 * f:g}%", f) for f in self.fractions),
             *((Path(name).stem, name) for name in self.lists),
         ]
-        for (name, source), epochs in zip(sources, self.epochs, strict=False):
+        lengths = self.epochs if self.fine_tune else [0] * len(sources)
+        for (name, source), epochs in zip(sources, lengths, strict=True):
             linear, chosen, tuned, taken, count = [], [], [], [], 0
             for seed in self.seeds:
                 index = listed(source, part) if isinstance(source, str) else few(part.labels, source, seed)
@@ -173,7 +183,10 @@ def _named(file: str) -> list[str]:
     path = Path(str(file)).expanduser()
     if not path.is_file():
         raise UserError(f"eval.lowshot.lists={file}", "is not a file", f"looked at {path.absolute()}")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"eval.lowshot.lists={file}", f"is no text ({error})", "give one name a line") from error
 
 
 def listed(file: str, part: Part) -> Tensor:

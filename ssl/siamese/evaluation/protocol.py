@@ -171,7 +171,7 @@ class Evaluation:
         check_number("eval.in_memory_mb", e.in_memory_mb, 0)
         for key, low in (("batch_size", 1), ("eval.knn.k", 1), ("data.workers", 0)):
             check_number(key, OmegaConf.select(cfg, key), low, whole=True)
-        self.cache = FeatureCache(None if e.cache is None else build.as_path(e.cache), e.in_memory_mb)
+        self.cache = FeatureCache(None if e.cache is None else build.as_path(str(e.cache)), e.in_memory_mb)
         self.grid: LinearGrid = build.make(e.linear)
         self.logistic: Logistic = build.make(e.logistic)
         self.linear_crops: LinearCrops = build.make(e.linear_crops)
@@ -194,15 +194,14 @@ class Evaluation:
     def _other_data(self, item: str) -> tuple[str, DictConfig]:
         """An entry of eval.data, "name" or "name:path", to a config with this data set and the checkpoint's view."""
         name, _, path = item.partition(":")
-        if name in self.data:
-            name = item
-        if name in self.data:
+        label = item if name in self.data and path else name  # of the results: a second one of a kind has its path
+        if label in self.data:
             raise UserError(f"eval.data=[{item}]", "is judged already", "name each data set once")
         other = _composed(f"eval.data=[{item}]", [f"data:{name}", *([f"data.path:{path}"] if path else [])])
         other.data.crop, other.augment = self.trained.data.crop, self.trained.augment
         for key in ("resident", "resident_mb", "workers"):
             other.data[key] = self.cfg.data[key]
-        return name, other
+        return label, other
 
     def _data_set(self, cfg: DictConfig) -> DataSet:
         data = build.data_set(cfg)
@@ -220,6 +219,11 @@ class Evaluation:
         self.supervised: dict[str, Any] | None = None
         if file is None:
             return []
+        if self.trained.method.name == "supervised":
+            raise UserError(
+                f"eval.supervised={file}", "the checkpoint itself is of method=supervised",
+                "leave it out, and put two evaluations side by side by compare=",
+            )  # fmt: skip
         state = checkpoint.load(file, "eval.supervised")
         cfg = OmegaConf.create(state[checkpoint.KEY]["config"])
         if cfg.method.name != "supervised" or cfg.data.name != self.trained.data.name:
@@ -425,7 +429,7 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
     names = list(dict.fromkeys(name for one in results.values() for name in one["rows"]))
     out = Table(title="top-1 % on the test part", title_justify="left")
     out.add_column("data")
-    out.add_column("protocol")
+    out.add_column("protocol", overflow="fold")
     for name in names:
         out.add_column(name, justify="right")
     for data_name, one in results.items():
@@ -458,6 +462,8 @@ def cells(figures: dict[str, Any]) -> dict[str, str]:
 def _protocols(cfg: DictConfig) -> list[str]:
     if "protocols" not in cfg.eval:
         raise UserError("eval=", "this option is one of train.py", f"choose all, {', '.join(PROTOCOLS)}")
+    if not isinstance(cfg.eval.protocols, ListConfig):
+        raise UserError(f"eval.protocols={cfg.eval.protocols}", "is no list", "give one, as in [knn,linear]")
     wanted = [str(p) for p in cfg.eval.protocols]
     unknown = [p for p in wanted if p not in PROTOCOLS]
     if unknown or not wanted:
@@ -476,7 +482,12 @@ READERS = {p: {p} for p in PROTOCOLS} | {"linear": {"linear", "lowshot"}, "finet
 def check_used(overrides: Sequence[str], protocols: Sequence[str]) -> None:
     """Refuse settings of a protocol that is not run: they would do nothing."""
     for given in overrides:
-        node = re.match(r"[+~]*eval[./](\w+)[.=]", given)
+        node = re.match(r"[+~]*eval[./](\w+)[.=](\w*)", given)
+        if node and node.group(1) == "finetune" and node.group(2) in ("epochs", "seed") and "finetune" not in protocols:
+            raise UserError(
+                given, "lowshot does not read it" if "lowshot" in protocols else "finetune is not run",
+                "its own are eval.lowshot.epochs and eval.lowshot.seeds, or add eval=finetune",
+            )  # fmt: skip
         if node and not READERS.get(node.group(1), set(protocols)) & set(protocols):
             name = node.group(1)
             raise UserError(
