@@ -498,6 +498,12 @@ def test_runs_side_by_side(tmp_path, capsys):
         (tmp_path / f"moco{k // 200}" / "results.json").write_text(json.dumps({**judged, "seed": k}))
     with pytest.raises(UserError, match=r"moco1: protocol knn was \{'k': 200\}, in .*moco0 \{'k': 20\}; evaluate"):
         compare(folders[3:], console)
+    for n in (100, 200):
+        smaller = copy.deepcopy(other) | {"seed": n, "ckpt_sha256": str(n)}
+        smaller["results"]["digits"]["images"] = {"fit": n}
+        (tmp_path / f"byol{n // 200}" / "results.json").write_text(json.dumps(smaller))
+    with pytest.raises(UserError, match=r"byol1: images of digits was \{'fit': 200\}, in .*byol0 \{'fit': 100\}"):
+        compare(folders[:2], console)
     (tmp_path / "byol0" / "results.json").write_text('{"schema": 1}')
     with pytest.raises(UserError, match="has schema 1, 2 is known"):
         compare([folders[0]], console)

@@ -71,7 +71,8 @@ def _check_settings(folders: Sequence[str], runs: list[dict[str, Any]]) -> None:
     seen: dict[tuple[str, str], tuple[Any, str]] = {}
     for folder, one in zip(folders, runs, strict=True):
         about = {("protocol", p): found.get("settings") for p, found in one.get("protocols", {}).items()}
-        about |= {("split of", d): found.get("split") for d, found in one["results"].items()}
+        for what in ("split", "images", "classes"):
+            about |= {(f"{what} of", d): found.get(what) for d, found in one["results"].items()}
         for key, value in about.items():
             before, where = seen.setdefault(key, (value, folder))
             if before != value:

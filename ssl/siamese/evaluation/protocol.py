@@ -290,9 +290,8 @@ class Evaluation:
         settings = OmegaConf.to_container(self.cfg.eval, resolve=True)
         assert isinstance(settings, dict)
         sha256 = run.digest_of_file(self.file)
-        for one in ("lowshot", "linear_crops"):
-            if one in settings:  # what they take from others
-                settings[one] = {**settings[one], "linear": settings["linear"], "finetune": settings["finetune"]}
+        few = {"linear": settings["linear"], "finetune": settings["finetune"]}  # what it takes from others
+        settings["lowshot"] = {**settings["lowshot"], **few}
         out = {
             "schema": 2,
             "ckpt": str(self.file),
