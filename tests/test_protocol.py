@@ -206,7 +206,7 @@ def test_settings_that_would_do_nothing():
     ):  # fmt: skip
         with pytest.raises(UserError, match=says):
             check_used([given], ["knn", "linear"])
-    with pytest.raises(UserError, match="eval.finetune.seed=1: lowshot does not read it; its own are"):
+    with pytest.raises(UserError, match="eval.finetune.seed=1: finetune is not run, but lowshot; add"):
         check_used(["eval.finetune.seed=1"], ["lowshot"])
     check_used(["eval.linear.lrs=[1]", "eval.finetune.lrs=[1]", "eval=lowshot", "eval.cache=null"], ["lowshot"])
     check_used(["eval/linear_crops=moco", "eval.data=[x]", "seed=1"], ["linear_crops"])

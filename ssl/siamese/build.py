@@ -80,7 +80,11 @@ def changed_recipe(before: dict[str, Any], now: dict[str, Any], in_mid_epoch: bo
 def recipe_digest(config: dict[str, Any]) -> str:
     """Equal for two runs that differ in the seed, or in what does not change the training, alone."""
     free = tuple(f for f in FREE if f not in ("epochs", "init_from"))
-    bound = {k: v for k, v in _flat(config).items() if not k.startswith(free) and k.split(".")[-1] != "seed"}
+    bound = {
+        k: v
+        for k, v in _flat(config).items()  # a null is as a key that was not there yet
+        if v is not None and not k.startswith(free) and k.split(".")[-1] != "seed"
+    }
     return hashlib.sha256(repr(sorted(bound.items())).encode()).hexdigest()[:8]
 
 

@@ -53,7 +53,7 @@ def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] 
         found = {f"{CHILDREN.get(parts[k][0], parts[k][0])}.{parts[k][1]}": v for k, v in found.items()}
         name += ", numbered children of a ResNet"
     elif prefix in ("backbone.", "encoder.") and "classifier.weight" in tensors:
-        name = name.replace("(solo-learn, lightly)", SOLO_LEARN).replace("(older solo-learn)", f"{SOLO_LEARN}, older")
+        name = f"Lightning file {SOLO_LEARN}" + (", older" if prefix == "encoder." else "")
     return name, {k: v for k, v in found.items() if k in keep or not k.startswith(HEADS)}
 
 

@@ -5,6 +5,7 @@
 device, and no step asks the device for a number.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from siamese.augment import native, ops
 from siamese.distributed import rank
-from siamese.errors import UserError
+from siamese.errors import UserError, check_number
 
 # Pixels of views in a run from which compiling is worth its seconds.
 NATIVE_FROM = 1e8  # views.cpp: two thousand views of 224 pixels
@@ -302,6 +303,12 @@ class CleanView(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
+    def resized_by(self, interpolation: str) -> "CleanView":
+        """The same view by another interpolation."""
+        view = copy.copy(self)
+        view.interpolation = interpolation
+        return view
+
     def forward(self, images: Tensor, aspect: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) uint8 to (B, 3, size, size) float; `aspect` as in `crop_boxes`."""
         batch, _, height, width = images.shape
@@ -316,19 +323,26 @@ class CleanView(nn.Module):
         return ops.normalize(x.clamp_(0, 1) if self.interpolation == "bicubic" else x, self.mean, self.std)
 
 
+def check_crops(where: str, scale: Sequence[float] | None, flip: float | None, interpolation: str | None) -> None:
+    """Refuse what no crop can have; None is not judged. `where` is the node of the config."""
+    if scale is not None:
+        pair = isinstance(scale, Sequence) and len(scale) == 2 and all(isinstance(s, (int, float)) for s in scale)
+        if not pair or not 0 < scale[0] <= scale[1] <= 1:
+            given = f"{where}.crop_scale={scale}"
+            raise UserError(given, "two parts of the area, in (0, 1], are needed", "give [0.08,1.0]")
+    if flip is not None:
+        check_number(f"{where}.flip", flip, 0, 1)
+    if interpolation not in (None, "bilinear", "bicubic"):
+        raise UserError(f"{where}.interpolation={interpolation}", "not known", "choose bilinear or bicubic")
+
+
 def _check_view(a: dict[str, Any]) -> None:
     for name in ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p"):
         if not 0 <= a[name] <= 1:
             raise UserError(f"augment.{name}={a[name]}", "a probability lies in [0, 1]", "choose a value in between")
-    low, high = a["crop_scale"]
-    if not 0 < low <= high <= 1:
-        raise UserError(
-            f"augment.crop_scale=[{low},{high}]", "the crop's part of the area lies in (0, 1]", "give [low,high]"
-        )
+    check_crops("augment", a["crop_scale"], a["flip_p"], a["interpolation"])
     if a["compiled"] not in (True, False, "auto"):
         raise UserError(f"augment.compiled={a['compiled']}", "not known", "choose auto, true or false")
-    if a["interpolation"] not in ("bilinear", "bicubic"):
-        raise UserError(f"augment.interpolation={a['interpolation']}", "not known", "choose bilinear or bicubic")
     if a["blur_p"] and (a["blur_kernel"] % 2 == 0 or a["blur_kernel"] // 2 >= a["size"] or a["blur_sigma"][0] <= 0):
         raise UserError(
             f"augment.blur_kernel={a['blur_kernel']}",

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siamese.augment import CleanView, View
+from siamese.augment.views import check_crops
 from siamese.data import Loader, Part
 from siamese.errors import SEEDS, UserError, check_number, check_numbers
 from siamese.evaluation.features import forward
-from siamese.evaluation.subject import Subject, check_crops
+from siamese.evaluation.subject import Subject
 from siamese.optim import lr_factor
 
 
@@ -81,9 +82,8 @@ class FineTune:
         groups = layer_groups(network.backbone, self.layer_decay)
         groups.append({"params": list(network.head.parameters()), "scale": 1.0})
         self.train(network, groups, loader, view, rate, epochs, seed)
-        seen = copy.copy(subject.view)
-        seen.interpolation = view.interpolation
-        return accuracy(network, subject.loading.loader(test, subject.batch_size, shuffle=False), seen, device)
+        scored = subject.loading.loader(test, subject.batch_size, shuffle=False)
+        return accuracy(network, scored, subject.view.resized_by(view.interpolation), device)
 
     def train(
         self, network: "Classifier", groups: list[dict[str, Any]], loader: Loader, view: View, rate: float,

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from siamese.augment.views import check_crops
 from siamese.errors import SEEDS, UserError, check_number, check_numbers
 from siamese.evaluation.features import Features
 from siamese.evaluation.linear import TINY, best_head, head_scores
-from siamese.evaluation.subject import Subject, check_crops
+from siamese.evaluation.subject import Subject
 from siamese.optim import lr_factor
 
 

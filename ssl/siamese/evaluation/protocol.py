@@ -26,7 +26,6 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -420,7 +419,7 @@ class Evaluation:
         cfg = self.trained.copy()
         cfg.augment.compiled = False
         cfg.augment.mean, cfg.augment.std = subject.augment["mean"], subject.augment["std"]  # the supervised row's own
-        return self.unlabelled.evaluate(replace(subject), subject.data.pretrain, build.views(cfg))
+        return self.unlabelled.evaluate(subject, subject.data.pretrain, build.views(cfg))
 
 
 def table(results: dict[str, dict[str, Any]]) -> Table:
@@ -475,20 +474,20 @@ def _protocols(cfg: DictConfig) -> list[str]:
 
 
 # A node of `eval` -> the protocols that read it.
-READERS = {p: {p} for p in PROTOCOLS} | {"linear": {"linear", "lowshot"}, "finetune": {"finetune", "lowshot"}}
+READERS = {p: {p} for p in PROTOCOLS} | {
+    "linear": {"linear", "lowshot"}, "finetune": {"finetune", "lowshot"},
+    "finetune.epochs": {"finetune"}, "finetune.seed": {"finetune"},  # few labels have their own
+}  # fmt: skip
 
 
 def check_used(overrides: Sequence[str], protocols: Sequence[str]) -> None:
     """Refuse settings of a protocol that is not run: they would do nothing."""
     for given in overrides:
-        node = re.match(r"[+~]*eval[./](\w+)[.=](\w*)", given)
-        if node and node.group(1) == "finetune" and node.group(2) in ("epochs", "seed") and "finetune" not in protocols:
-            raise UserError(
-                given, "lowshot does not read it" if "lowshot" in protocols else "finetune is not run",
-                "its own are eval.lowshot.epochs and eval.lowshot.seeds, or add eval=finetune",
-            )  # fmt: skip
-        if node and not READERS.get(node.group(1), set(protocols)) & set(protocols):
-            name = node.group(1)
+        node = re.match(r"[+~]*eval[./]((\w+)\.?\w*)=", given)
+        if node is None:
+            continue
+        key, name = node.groups()
+        if not READERS.get(key, READERS.get(name, set(protocols))) & set(protocols):
             raise UserError(
                 given, f"{name} is not run, but {', '.join(protocols)}",
                 f"add eval={name}, or eval.protocols=[{','.join([*protocols, name])}]",

@@ -1,7 +1,5 @@
 """What is judged, and on what."""
 
-import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +9,7 @@ from siamese.augment import CleanView, View
 from siamese.backbones import Backbone
 from siamese.build import Loading
 from siamese.data import DataSet, Loader, Part
-from siamese.errors import Stopped, UserError, check_number
+from siamese.errors import Stopped
 from siamese.evaluation.features import FeatureCache, Features, raw_pixels
 
 PARTS = ("fit", "val", "test")
@@ -61,11 +59,12 @@ class Subject:
             if self.network is None:
                 self.made[key] = raw_pixels(loader, device)
             else:
-                view = copy.copy(self.view)
-                view.interpolation = wanted
+                view = self.view.resized_by(wanted)
                 self.made[key] = self.cache.features(self.network, self.part(part), loader, view, device)
             if not len(self.made[key]):
                 raise Stopped(f"no image of the {part} part of {self.data.name} can be read")
+            if not all(bool(x.isfinite().all()) for x, _ in self.made[key].blocks()):
+                raise Stopped(f"{self.name}: features of the {part} part of {self.data.name} hold NaN or infinity")
         return self.made[key]
 
     def whole(self) -> Features:
@@ -89,16 +88,3 @@ class Subject:
             blur_p=0, blur_sigma=a["blur_sigma"], blur_kernel=a["blur_kernel"], solarize_p=0, rotate_degrees=0,
             mean=self.view.mean.tolist(), std=self.view.std.tolist(),
         ).to(self.loading.device)  # fmt: skip
-
-
-def check_crops(where: str, scale: Sequence[float] | None, flip: float | None, interpolation: str | None) -> None:
-    """Refuse what `Subject.crops` cannot take; `where` is the node of the config."""
-    if scale is not None:
-        pair = isinstance(scale, Sequence) and len(scale) == 2 and all(isinstance(s, (int, float)) for s in scale)
-        if not pair or not 0 < scale[0] <= scale[1] <= 1:
-            given = f"{where}.crop_scale={scale}"
-            raise UserError(given, "two parts of the area, in (0, 1], are needed", "give [0.08,1.0]")
-    if flip is not None:
-        check_number(f"{where}.flip", flip, 0, 1)
-    if interpolation not in (None, "bilinear", "bicubic"):
-        raise UserError(f"{where}.interpolation={interpolation}", "not known", "choose bilinear or bicubic")
