@@ -1,5 +1,6 @@
 """A mistake of the user's: exit code 2, one line that names key and value, and nothing written."""
 
+import fcntl
 import io
 import os
 import signal
@@ -154,7 +155,7 @@ signal.pause()
 """
 
 
-def test_a_folder_in_which_another_process_is_at_work(config, here):
+def test_a_folder_in_which_another_process_is_at_work(config, here, monkeypatch):
     """Refused while it lives, however it ends; and what it leaves is found even if it was not there at first."""
     session = Session(config("run_dir=run"))
     other = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, start_new_session=True)
@@ -168,6 +169,11 @@ def test_a_folder_in_which_another_process_is_at_work(config, here):
         with run.Hold(Path("run"), resume=False, overwrite=False):
             pass
         assert os.listdir("run") == []
+        with monkeypatch.context() as patch:  # the one before takes its file away between our opening and our locking
+            lock = fcntl.lockf
+            patch.setattr(fcntl, "lockf", lambda *a: (os.unlink("run/.lock"), lock(*a)))
+            with pytest.raises(UserError, match="another process is at work"):
+                run.Hold(Path("run"), resume=False, overwrite=False)
         Path("run/results.json").touch()
         with pytest.raises(UserError, match="run_dir=run: already holds a run"):
             session.start()

@@ -89,6 +89,8 @@ def test_every_protocol(trained, evaluation, tmp_path):
         for protocol in set(row) - {"lowshot", "unlabelled"}:
             assert 0 < row[protocol]["top1"] <= 1, protocol
     assert len(rows["simsiam"]["lowshot"]["10%"]["finetuned"]["values"]) == 2
+    assert rows["simsiam"]["lowshot"]["1%"]["finetuned"]["batch_size"] == 10  # of 256: so few are there
+    assert rows["simsiam"]["linear_crops"]["batch_size"] == rows["simsiam"]["finetune"]["batch_size"] == 256
     assert rows["simsiam"]["unlabelled"]["lidar"] > 1
     assert "projection_rank" not in rows["random_init"]["unlabelled"]
     assert results["linear_top1"] == rows["simsiam"]["linear"]["top1"]
@@ -250,6 +252,11 @@ def test_a_backbone_can_be_looked_at_without_labels(session, evaluation, tmp_pat
         (("eval.linear.epochs=1.5",), "eval.linear.epochs=1.5: .* a whole number"),
         (("eval.linear.seed=a",), "eval.linear.seed=a"),
         (("eval.linear.lrs=[inf]",), "eval.linear.lrs=inf"),
+        (("eval.linear=5",), "eval.linear=5: is a group of settings"),
+        (("eval.knn=null",), "eval.knn=None: is a group"),
+        (("+eval.linear.foo=1",), "LinearGrid: got an unexpected keyword argument 'foo'"),
+        (("foreign=backbone:resnet18",), "foreign=backbone:resnet18: "),
+        (("eval.data=[5]",), r"eval.data=.5.: .*; give settings"),
         (("eval.protocols=knn",), "eval.protocols=knn: is no list"),
         (("eval.finetune.seed=99999999999999999999",), "eval.finetune.seed=9"),
         (("eval.linear_crops.nesterov=maybe",), "nesterov=maybe"),
@@ -273,6 +280,22 @@ def test_mistakes(trained, evaluation, arguments, says, tmp_path):
     with pytest.raises(UserError, match=says):
         evaluation(trained, *arguments)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_evaluation_in_the_folder_of_a_training_cannot_resume(trained, evaluation):
+    with pytest.raises(UserError, match=r"run: already holds a run; add overwrite=true, or choose"):
+        evaluation(trained, folder="run")
+
+
+def test_features_that_are_not_finite(trained, evaluation, tmp_path):
+    state = torch.load(trained, weights_only=True)
+    for key, value in state["state_dict"].items():
+        if key.startswith("backbone.") and value.is_floating_point():
+            value.fill_(float("nan"))
+    torch.save(state, trained)
+    with pytest.raises(Stopped, match="simsiam: features of the fit part of digits hold NaN or infinity"):
+        evaluation(trained).run()
+    assert not (tmp_path / "e").exists()
 
 
 def test_a_class_count_that_differs(trained, evaluation):
@@ -479,6 +502,9 @@ def test_runs_side_by_side(tmp_path, capsys):
     assert "+0.00 points, lies within" in out
     compare([folders[0], folders[3]], console)
     assert "cannot be judged: one seed" in capsys.readouterr().out
+    for wrong in (5, [1]):
+        with pytest.raises(UserError, match="no readable results.json"):
+            compare(wrong, console)
     with pytest.raises(UserError, match="nothing to compare"):
         compare([], console)
     with pytest.raises(UserError, match="holds one checkpoint twice"):
@@ -524,5 +550,6 @@ def test_the_recipe_of_a_run_leaves_the_seed_out(config):
     def digest(*overrides):
         return build.recipe_digest(build.plain(config("method=simsiam", *overrides)))
 
+    assert digest() == build.recipe_digest({**build.plain(config("method=simsiam")), "new": {"key": None}})
     assert digest() == digest("seed=1", "run_dir=elsewhere", "data.workers=1", "monitor.every=2")
     assert len({digest(), digest("optimizer.lr=0.1"), digest("epochs=7"), digest("data.split_seed=3")}) == 4

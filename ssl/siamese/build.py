@@ -3,6 +3,7 @@ is written."""
 
 import hashlib
 import importlib.util
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,12 @@ LOADING = ("resident", "resident_mb", "workers", "crop", "center", "mean", "std"
 def make(node: Any, **arguments: Any) -> Any:
     """Hydra's `instantiate`, letting a mistake of the user's through as it is."""
     try:
-        return instantiate(node, _convert_="all", _partial_=True)(**arguments)
+        made = instantiate(node, _convert_="all", _partial_=True)
+        try:
+            inspect.signature(made.func).bind(**made.keywords, **arguments)
+        except TypeError as error:  # a key that it does not have, or one that is missing
+            raise UserError(str(node._target_), str(error), "--cfg job prints all keys") from error
+        return made(**arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None

@@ -55,13 +55,16 @@ def choose(cfg: DictConfig, default: str) -> Path:
     return folder
 
 
-def check(folder: Path, resume: bool | str, overwrite: bool) -> bool:
+def check(folder: Path, resume: bool | str | None, overwrite: bool) -> bool:
     """Refuse a folder that holds a run, unless it is to be continued or replaced. Writes nothing.
+
+    Args:
+        resume: None is for a command that cannot resume.
 
     Returns:
         Is there a run to continue? With ``resume="auto"`` that is so where a checkpoint exists.
     """
-    if resume not in (True, False, "auto"):
+    if resume not in (True, False, "auto", None):
         raise UserError(f"resume={resume}", "not known", "choose true, false or auto")
     if resume and overwrite:
         raise UserError(f"resume={resume} overwrite=true".lower(), "exclude each other", "give one of them")
@@ -74,7 +77,7 @@ def check(folder: Path, resume: bool | str, overwrite: bool) -> bool:
             "resume=true", f"there is no {folder}/checkpoints/last.ckpt", "give the run_dir of a run that saved one"
         )
     if holds_run and not resume and not overwrite and is_first():  # the others come when it is made
-        how = "resume=true or overwrite=true" if saved else "overwrite=true"
+        how = "resume=true or overwrite=true" if saved and resume is not None else "overwrite=true"
         raise UserError(f"run_dir={folder}", "already holds a run", f"add {how}, or choose another folder")
     parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not os.access(parent, os.W_OK):
@@ -96,24 +99,30 @@ class Hold:
         UserError: another process has it, or has left a run in it since it was checked.
     """
 
-    def __init__(self, folder: Path, resume: bool | str, overwrite: bool):
+    def __init__(self, folder: Path, resume: bool | str | None, overwrite: bool):
         self.made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / ".lock"
         self.descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                os.close(self.descriptor)
-                raise UserError(
-                    f"run_dir={folder}", "another process is at work in it", "wait for it, or choose another folder"
-                ) from error
+        if not self._locked():
+            os.close(self.descriptor)
+            raise UserError(
+                f"run_dir={folder}", "another process is at work in it", "wait for it, or choose another folder"
+            )
         try:
             check(folder, resume, overwrite)
         except UserError:
             self.release()
             raise
+
+    def _locked(self) -> bool:
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+        # Whoever had it may have taken the file away since it was opened: a third process would then lock a new one.
+        return self.file.exists() and os.path.samestat(os.fstat(self.descriptor), self.file.stat())
 
     def release(self) -> None:
         """Give the folder free; one that was made for nothing goes."""

@@ -26,8 +26,8 @@ def compare(folders: Sequence[str], console: Console) -> Values:
     Raises:
         UserError: a folder without results, or results of another schema.
     """
-    if isinstance(folders, str):
-        folders = [folders]
+    several = isinstance(folders, Sequence) and not isinstance(folders, str)
+    folders = [str(f) for f in folders] if several else [str(folders)]
     if not folders:
         raise UserError("compare=[]", "nothing to compare", "give run folders of eval_linear.py")
     runs = [read(folder) for folder in folders]

@@ -67,6 +67,7 @@ class FineTune:
             lr = max(tried, key=lambda r: tried[r])
             out["chosen"] = {"lr": lr, "validation_top1": tried[lr]}
         part = subject.all_training(marked=False)
+        out["batch_size"] = min(self.batch_size, len(part))
         return {"top1": self.accuracy(subject, part, data.test, lr, self.epochs, self.seed), "lr": lr, **out}
 
     def accuracy(self, subject: Subject, on: Part, test: Part, lr: float, epochs: int, seed: int) -> float:

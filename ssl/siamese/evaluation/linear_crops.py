@@ -114,6 +114,7 @@ class LinearCrops:
             },
             "heads": len(settings),
             "epochs": self.epochs,
+            "batch_size": batch_size,
         }
 
 

@@ -110,7 +110,9 @@ class LowShot:
                     tuned.append(tuning.accuracy(subject, part.subset(index), subject.data.test, lr, length, seed))
             out[name] = {"images": count, "linear": {**interval(linear), "chosen": chosen}}
             if tuned:
-                out[name]["finetuned"] = {**interval(tuned), "epochs": epochs, "chosen": taken}
+                out[name]["finetuned"] = {
+                    **interval(tuned), "epochs": epochs, "batch_size": min(tuning.batch_size, count), "chosen": taken,
+                }  # fmt: skip
         return out
 
     def _tuning(

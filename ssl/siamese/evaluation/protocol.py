@@ -120,7 +120,7 @@ class Evaluation:
         self.device = _device(cfg.device)
         default = f"outputs/eval_linear/{self.trained.data.name}/{self.trained.method.name}"
         self.folder = run.choose(cfg, default)
-        run.check(self.folder, resume=False, overwrite=cfg.overwrite)
+        run.check(self.folder, resume=None, overwrite=cfg.overwrite)
         keep_freed_memory()
         self.data = {self.trained.data.name: (self._data_set(self.trained), self.trained)}
         known = state[checkpoint.KEY]["num_classes"] if self.ours else 0
@@ -155,6 +155,9 @@ class Evaluation:
     def _settings(self) -> None:
         """Build the protocols' recipes."""
         cfg, e = self.cfg, self.cfg.eval
+        for key in ("knn", "linear", *(p for p in PROTOCOLS if p in e)):
+            if not isinstance(e[key], DictConfig):
+                raise UserError(f"eval.{key}={e[key]}", "is a group of settings", f"give eval.{key}.KEY=")
         for key in ("k", "temperature"):
             if e.knn[key] is None:
                 e.knn[key] = self.trained.eval.knn[key]
@@ -180,6 +183,8 @@ class Evaluation:
 
     def _described(self, tensors: int) -> DictConfig:
         """The config of a run that could have made somebody else's checkpoint, from `foreign`."""
+        if not isinstance(self.cfg.foreign, ListConfig):
+            raise UserError(f"foreign={self.cfg.foreign}", "is no list", "give one, as in foreign=[backbone:resnet50]")
         if not self.cfg.foreign:
             raise UserError(
                 f"ckpt={self.cfg.ckpt}",
@@ -276,7 +281,7 @@ class Evaluation:
         Raises:
             UserError: another process is at work in the run folder.
         """
-        with run.Hold(self.folder, resume=False, overwrite=self.cfg.overwrite):
+        with run.Hold(self.folder, resume=None, overwrite=self.cfg.overwrite):
             return self._run()
 
     def _run(self) -> dict[str, Any]:
@@ -483,7 +488,7 @@ READERS = {p: {p} for p in PROTOCOLS} | {
 def check_used(overrides: Sequence[str], protocols: Sequence[str]) -> None:
     """Refuse settings of a protocol that is not run: they would do nothing."""
     for given in overrides:
-        node = re.match(r"[+~]*eval[./]((\w+)\.?\w*)=", given)
+        node = re.match(r"[+~]*eval[./]((\w+)(?:\.\w+)?)[.=]", given)
         if node is None:
             continue
         key, name = node.groups()
@@ -499,7 +504,7 @@ def _composed(setting: str, overrides: list[str]) -> DictConfig:
     try:
         cfg = compose("train", overrides=[o.replace(":", "=", 1) for o in overrides])
         OmegaConf.resolve(cfg)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group named by a number
         raise UserError(setting, str(error).splitlines()[0], "give settings of train.py") from error
     OmegaConf.set_struct(cfg, False)
     return cfg
