@@ -104,21 +104,27 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
             f"{key}={file}", f"({kind}, {len(found)} tensors) does not fit the backbone: {told}",
             "name the right one, as in " + (f"foreign=[backbone:{like}]" if key == "ckpt" else f"backbone={like}"),
         )  # fmt: skip
-    # solo-learn's BaseMethod pads the 3x3 stem by 2: the tensors fit either way, the features do not.
+    trap = _another_network(kind, backbone)
+    if trap is not None:
+        problem, setting, value = trap
+        add = f"foreign=[…,{setting}:{value}]" if key == "ckpt" else f"{setting}={value}"
+        raise UserError(f"{key}={file}", f"({kind}): {problem}", f"add {add}")
+    backbone.load_state_dict(found)
+
+
+def _another_network(kind: str, backbone: nn.Module) -> tuple[str, str, int] | None:
+    """What differs, the setting and its value, where tensors of one network fit another one whose features differ."""
+    # solo-learn, BaseMethod: on CIFAR Conv2d(3, 64, 3, 1, padding=2).
     if SOLO_LEARN in kind and getattr(backbone, "stem_padding", 0) is None:
-        add = "foreign=[…,backbone.stem_padding:2]" if key == "ckpt" else "backbone.stem_padding=2"
-        raise UserError(
-            f"{key}={file}", f"({kind}): its 3x3 first convolution pads by 2, backbone=…_small by 1",
-            f"add {add}, or 1 where you know that the network had 1",
-        )  # fmt: skip
-    # facebookresearch/moco-v3, vits.py: its ViT-Small has 12 heads, timm's 6, and the tensors fit either way.
+        return (
+            "its 3x3 first convolution pads by 2, backbone=…_small by 1 unless that is said",
+            "backbone.stem_padding",
+            2,
+        )
+    # facebookresearch/moco-v3, vits.py: ViT-Small has 12 heads, timm's 6.
     blocks: Any = getattr(backbone, "blocks", None)
     if kind == MOCO_V3 and blocks is not None and getattr(backbone, "embed_dim", 0) == 384:
         heads = blocks[0].attn.num_heads
         if heads != 12:
-            option = "backbone.options.num_heads"
-            raise UserError(
-                f"{key}={file}", f"({kind}): its ViT-Small has 12 heads, this backbone {heads}",
-                f"add foreign=[…,+{option}:12]" if key == "ckpt" else f"add +{option}=12",
-            )  # fmt: skip
-    backbone.load_state_dict(found)
+            return f"its ViT-Small has 12 heads, this backbone {heads}", "+backbone.options.num_heads", 12
+    return None

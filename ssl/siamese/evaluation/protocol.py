@@ -73,9 +73,8 @@ PROTOCOLS = {
 WITHOUT_NETWORK = ("knn", "linear", "logistic", "lowshot")  # what raw pixels can be judged by
 
 
-LISTS = (
-    "data", "knn.ks", "knn.temperatures", "linear.lrs", "linear.weight_decays", "logistic.l2s", "linear_crops.lrs",
-    "linear_crops.weight_decays", "linear_crops.milestones", "finetune.lrs", "lowshot.fractions", "lowshot.lists",
+LISTS = (  # of the others each protocol sees for itself
+    "data", "knn.ks", "knn.temperatures", "linear_crops.milestones", "lowshot.fractions", "lowshot.lists",
     "lowshot.seeds", "lowshot.lrs", "lowshot.epochs",
 )  # fmt: skip
 
