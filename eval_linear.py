@@ -12,11 +12,10 @@ from siamese import cli
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """Checkpoint to figures by the protocols of `eval=`; or runs of this side by side, by `compare=`."""
     if cfg.compare is not None:
-        from rich.console import Console
-
         from siamese.evaluation.compare import compare
+        from siamese.output import console
 
-        return compare(cfg.compare, Console())
+        return compare(cfg.compare, console())
     from siamese.evaluation.protocol import Evaluation  # torch and Lightning take seconds to import
 
     return Evaluation(cfg).run()

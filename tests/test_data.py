@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,9 @@ from PIL import Image
 
 from siamese.data import DataSet, Loader, Part, choose_residence, loading
 from siamese.data import sets as data_sets
-from siamese.data.loading import Files, decode
+from siamese.data.dataset import stratified
+from siamese.data.images import decode
+from siamese.data.loading import Files
 from siamese.errors import UserError
 
 SPLIT = dict(val_fraction=0.1, split_seed=0)
@@ -29,10 +33,10 @@ def photos(tmp_path):
 
 def test_stratified_is_seeded_and_exact():
     labels = torch.tensor([0] * 100 + [1] * 50 + [-1] * 30)
-    mask = data_sets.stratified(labels, 0.1, 0)
+    mask = stratified(labels, 0.1, 0)
     assert (mask[:100].sum(), mask[100:150].sum(), mask[150:].sum()) == (10, 5, 0)
-    assert torch.equal(mask, data_sets.stratified(labels, 0.1, 0))
-    assert not torch.equal(mask, data_sets.stratified(labels, 0.1, 1))
+    assert torch.equal(mask, stratified(labels, 0.1, 0))
+    assert not torch.equal(mask, stratified(labels, 0.1, 1))
 
 
 def test_held_out_labels_are_hidden_from_training():
@@ -63,7 +67,8 @@ def test_unlabelled_samples_pretrain_only():
 
 @pytest.mark.parametrize("shape", [(5, 8, 9), (5, 1, 8, 9), (5, 8, 9, 1), (5, 8, 9, 3), (5, 3, 8, 9)])
 def test_every_layout_becomes_three_channels(shape):
-    x = data_sets.three_channels(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    x = data_sets.three_channels(images, channels_first=shape[1] in (1, 3))
     assert x.shape == (5, 3, 8, 9)
     assert x.dtype == torch.uint8
 
@@ -75,7 +80,7 @@ def test_digits_are_scikit_learns(config):
 
     data = build.data_set(config())
     reference = load_digits()
-    mask = data_sets.stratified(torch.tensor(reference.target), 0.2, 0)
+    mask = stratified(torch.tensor(reference.target), 0.2, 0)
     for part, chosen in ((data.pretrain, ~mask), (data.test, mask)):
         pixels = reference.images[chosen.numpy()] * (255 / 16)
         for channel in range(3):
@@ -110,13 +115,85 @@ def test_npz_in_medmnists_layout(tmp_path):
     "arrays",
     [{"images": np.zeros((2, 8, 8), np.uint8)}, {"train_images": np.zeros((2, 8, 8))},
      {"train_images": np.zeros((2, 8, 8), np.uint8), "train_labels": np.zeros(3)},
-     {"train_images": np.zeros((0, 8, 8), np.uint8)}, {"train_images": np.zeros((2, 8, 8, 4), np.uint8)}],
+     {"train_images": np.zeros((0, 8, 8), np.uint8)}, {"train_images": np.zeros((2, 0, 8), np.uint8)},
+     {"train_images": np.zeros((2, 8, 8, 4), np.uint8)}],
 )  # fmt: skip
 def test_npz_that_is_not_in_that_layout(tmp_path, arrays):
     file = tmp_path / "x.npz"
     np.savez(file, **arrays)
     with pytest.raises(UserError, match="data.path="):
         data_sets.npz("npz", str(file), **SPLIT)
+
+
+IMAGES = np.zeros((6, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (np.array([0, 1, 0, 1, 10**9, 0]), r"train_labels\[4\] is 1000000000; labels are whole numbers from -1"),
+        (np.array([0, 1, 0, 1, 10**6, 0]), r"train_labels\[4\] is 1000000"),
+        (np.array([0, 1, np.nan, 1, 1, 0]), r"train_labels\[2\] is nan"),
+        (np.array([0, 0.7, 0, 1, 1, 0]), r"train_labels\[1\] is 0.7"),
+        (np.array([0, np.inf, 0, 1, 1, 0]), r"train_labels\[1\] is inf"),
+        (np.array([0, 1, 2**63 + 5, 1, 1, 0], np.uint64), r"train_labels\[2\] is 9223372036854775813"),
+        (np.array([0, 1, -2, 1, 1, 0]), r"train_labels\[2\] is -2"),
+        (np.array(list("abcabc")), "train_labels holds <U1; store whole numbers"),
+        (np.array([1j] * 6), "train_labels holds complex128"),
+        (np.zeros((6, 2), np.int64), "6 train_images but 12 train_labels"),
+    ],
+)
+def test_labels_are_whole_numbers(tmp_path, labels, says):
+    np.savez(tmp_path / "x.npz", train_images=IMAGES, train_labels=labels)
+    with pytest.raises(UserError, match=says):
+        data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT)
+
+
+def test_gaps_in_the_labels_are_said_and_are_no_classes(tmp_path):
+    labels = np.array([7.0, 2, 7, 2, 500_000, 500_000, -1] * 10)
+    images = np.zeros((70, 8, 8), np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    data = data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT)
+    assert data.classes == ["2", "7", "500000"]
+    assert data.test.labels[:6].tolist() == [1, 0, 1, 0, 2, 2]
+    assert data.notes == ("499998 labels below 500000 have no training image and are no class: 0, 1, 3, 4, 5, …",)
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=labels == 7)
+    assert data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT).notes == ()
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_parts_must_fit_together(tmp_path, part):
+    train = dict(train_images=np.zeros((40, 8, 8), np.uint8), train_labels=np.arange(40) % 2)
+
+    def load(images, labels):
+        np.savez(tmp_path / "x.npz", **train, **{f"{part}_images": images, f"{part}_labels": labels})
+        return data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT)
+
+    load(IMAGES, np.arange(6) % 2)
+    name = {"val": "validation", "test": "test"}[part]
+    says = rf"data=npz: images of the {name} part are \(3, 9, 8\), of the training part \(3, 8, 8\)"
+    with pytest.raises(UserError, match=says):
+        load(np.zeros((6, 9, 8), np.uint8), np.arange(6) % 2)
+    with pytest.raises(UserError, match=f"data=npz: the {name} part has labels that no training image has: 2, 3"):
+        load(IMAGES, np.array([0, 1, 2, 3, 0, 1]))
+
+
+def test_three_rows_are_no_channels(tmp_path):
+    """(N, 3, W, 3) is N images of three rows, as MedMNIST's layout has it."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=images)
+    data = data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT)
+    np.testing.assert_array_equal(data.pretrain.images, images.transpose(0, 3, 1, 2))
+
+
+def test_a_validation_part_that_would_be_empty():
+    with pytest.raises(UserError, match="data.val_fraction=0.01: holds out no image; the largest class has 25 images"):
+        DataSet("x", part(), None, list("abcd"), val_fraction=0.01)
+    with pytest.raises(UserError, match=r"data.val_fraction=0.99: leaves no label to train on"):
+        DataSet("x", part(), None, list("abcd"), val_fraction=0.99)
+    assert len(DataSet("x", part(), None, list("abcd"), val_fraction=0.021).val) == 4
+    with pytest.raises(UserError, match="data.train_images=2: each class alike, 4 of 4 classes get no image"):
+        DataSet("x", part(), None, list("abcd"), train_images=2)
 
 
 def test_a_stray_image_beside_class_folders(photos):
@@ -152,10 +229,10 @@ def test_a_flat_folder_has_no_labels(photos):
 def test_train_and_test_folders(photos, tmp_path_factory):
     root = tmp_path_factory.mktemp("both")
     (root / "train").symlink_to(photos)
-    (root / "test").symlink_to(photos)
+    shutil.copytree(photos, root / "test")
     data = data_sets.folder("folder", str(root), 16, "stop", **SPLIT)
     assert len(data.test) == 18
-    (root / "val").symlink_to(photos)
+    shutil.copytree(photos, root / "val")
     net = data_sets.imagenet("imagenet", str(root), 16, "stop", **SPLIT)
     assert len(net.test) == 18  # ImageNet's validation images are the test part
 

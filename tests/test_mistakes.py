@@ -26,7 +26,7 @@ SLOW_TO_FIND = [
     ("method=moco batch_size=100", "method.queue_size=4096", "batch_size=100"),
     ("optimizer.warmup_epochs=36", "optimizer.warmup_epochs=36", "epochs=36"),
     ("method=simclr method.temperature=0", "method.temperature=0", "above 0"),
-    ("method=byol method.momentum=1.5", "method.momentum=1.5", "at most 1"),
+    ("method=byol method.momentum=1.5", "method.momentum=1.5", "[0, 1]"),
     ("trainer=gpu", "trainer.accelerator=gpu", "no CUDA device"),
     ("epochs=0", "epochs=0", "at least 1"),
     ("batch_size=two", "batch_size=two", "whole number"),
@@ -52,11 +52,11 @@ SLOW_TO_FIND = [
     ("method=simclr method/loss=nt_xent_chunked method.loss.chunk=0", "method.loss.chunk=0", "at least 1"),
     ("augment.compiled=perhaps", "augment.compiled=perhaps", "auto"),
     ("optimizer.lr=abc", "optimizer.lr=abc", "a number above 0"),
-    ("optimizer.weight_decay=null", "optimizer.weight_decay=None", "at least 0"),
-    ("method=byol method.momentum=abc", "method.momentum=abc", "at most 1"),
+    ("optimizer.weight_decay=null", "optimizer.weight_decay=null", "at least 0"),
+    ("method=byol method.momentum=abc", "method.momentum=abc", "[0, 1]"),
     ("method=simclr method.temperature=abc", "method.temperature=abc", "above 0"),
     ("method=moco method.queue_size=-64", "method.queue_size=-64", "at least 1"),
-    ("seed=99999999999", "seed=99999999999", "at most"),
+    ("seed=99999999999", "seed=99999999999", "4294967295"),
     ("monitor.online_lr=-1", "monitor.online_lr=-1", "above 0"),
     ("data.resident_mb=abc", "data.resident_mb=abc", "at least 0"),
     ("eval.knn.temperature=0", "eval.knn.temperature=0", "above 0"),
@@ -135,12 +135,19 @@ def test_a_folder_that_holds_a_run(config, here):
     with pytest.raises(UserError, match=r"run_dir=run: already holds a run; add overwrite=true, or choose"):
         Session(config("run_dir=run"))
     (folder / "checkpoints" / "last.ckpt").touch()
+    for mine in ("checkpoints/epoch100_mine.ckpt", "wandb/notes", "tensorboard/mine", "views.png.bak"):
+        (folder / mine).parent.mkdir(exist_ok=True)
+        (folder / mine).write_text("kept")
+    (folder / "tensorboard" / "events.out.tfevents.1.a").touch()
     with pytest.raises(UserError, match=r"run_dir=run: already holds a run; add resume=true or overwrite=true"):
         Session(config("run_dir=run"))
     assert (folder / "config.yaml").read_text() == "old"
     run.start(Path("run"), config("run_dir=run"), overwrite=True)
     assert (folder / "config.yaml").read_text() != "old"
-    assert (folder / "mine.txt").read_text() == "kept"
+    kept = [f.name for f in sorted(folder.rglob("*")) if f.is_file() and f.read_text() == "kept"]
+    assert kept == ["epoch100_mine.ckpt", "mine.txt", "mine", "views.png.bak", "notes"]
+    assert not (folder / "checkpoints" / "last.ckpt").exists()
+    assert not list(folder.rglob("events.*"))
 
 
 HOLDER = """
@@ -188,6 +195,47 @@ def evaluate(config, *arguments):
     from siamese.evaluation.protocol import Evaluation
 
     return Evaluation(config(*arguments, name="eval_linear"))
+
+
+@pytest.mark.parametrize("given", ["run_dir=/proc/x", "run_dir=file/x", "run_dir=file"])
+def test_a_folder_that_cannot_be_made(config, tiny, here, given):
+    (here / "file").touch()
+    with pytest.raises(UserError, match=f"^{given}: .*; (choose another folder|give a folder)$"):
+        Session(config(*tiny, given)).start()
+    assert os.listdir() == ["file"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "overwrite=no", "run_dir= overwrite=true", "deterministic=off", "data=null", "~method", "backbone=null",
+        "method=null", "backbone.widths=8", "optimizer=3", "data.size=0 data=folder",
+    ],
+)  # fmt: skip
+def test_nothing_is_lost_at_the_command_line(command, tmp_path, given):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_text("mine")
+    done = command("train.py", *given.split(" "))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {given.split(' ')[0].lstrip('~')}"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["checkpoints"]
+
+
+def test_a_copy_without_conf(tmp_path):
+    import shutil
+
+    root = Path(__file__).resolve().parents[1]
+    shutil.copy(root / "train.py", tmp_path)
+    shutil.copytree(root / "ssl", tmp_path / "ssl")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "ssl")}
+    done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"error: {tmp_path}/conf/train.yaml is missing; keep the folder conf of the checkout where it was\n"
+    )
 
 
 class Harmful:

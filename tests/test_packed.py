@@ -1,6 +1,8 @@
 """The packed cache of image files."""
 
+import io
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,9 +13,10 @@ from PIL import Image
 
 from siamese.data import Loader
 from siamese.data import packed as packed_module
+from siamese.data.images import decode
 from siamese.data.packed import Store
-from siamese.data.sets import decode, folder
-from siamese.errors import Stopped, UserError
+from siamese.data.sets import folder
+from siamese.errors import UserError
 
 
 @pytest.fixture
@@ -63,11 +66,9 @@ def test_files_are_decoded_once(classes, tmp_path):
 
     assert store().pixels.shape == (20, 3, 16, 16)
     assert len(decoded) == 20
-    moved = classes.rename(tmp_path / "moved")
-    again = Store(tmp_path / "p", sorted(moved.rglob("*.jpg")), 16, "stop", counting)
-    again.pixels.sum()
-    assert len(decoded) == 20
-    moved.rename(classes)
+    (tmp_path / "link").symlink_to(classes)
+    Store(tmp_path / "p", sorted((tmp_path / "link").rglob("*.jpg")), 16, "stop", counting).pixels.sum()
+    assert len(decoded) == 20  # the same folder by another name
     store(24).pixels.sum()
     assert len(decoded) == 40  # another size
     os.utime(classes / "a" / "0.jpg", (1, 1))
@@ -93,7 +94,7 @@ def test_unreadable_files(classes, tmp_path):
     (classes / "a" / "3.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"3.jpg: cannot be decoded .*data.on_error=skip"):
         everything(data(classes, tmp_path / "p").pretrain)
-    assert [f for f in os.listdir(tmp_path / "p") if not f.endswith(".lock")] == []
+    assert os.listdir(tmp_path / "p") == []
     part = data(classes, tmp_path / "p", "skip").pretrain
     loader = Loader(part, 5, False, False)
     streamed = Loader(data(classes, None, "skip").pretrain, 5, False, False, workers=0)
@@ -119,21 +120,71 @@ def test_an_interrupted_build_leaves_nothing(classes, tmp_path, monkeypatch):
         m.setattr(packed_module, "track", stop)
         with pytest.raises(KeyboardInterrupt):
             everything(data(classes, tmp_path / "p").pretrain)
-    assert [f for f in os.listdir(tmp_path / "p") if not f.endswith(".lock")] == []
+    assert os.listdir(tmp_path / "p") == []
     everything(data(classes, tmp_path / "p").pretrain)
 
 
-def test_a_disk_that_refuses(classes, tmp_path):
-    (tmp_path / "p").write_text("a file")
-    with pytest.raises(Stopped, match=r"data.packed=.*cannot be written"):
+def replace_contents(file, new):
+    """Other pixels at `new`, with the size and time of `file`; both are padded to one size."""
+    pixels = np.random.default_rng(99).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    about, old = file.stat(), file.read_bytes()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "jpeg")
+    new.parent.mkdir(parents=True, exist_ok=True)
+    for path, content in ((file, old), (new, buffer.getvalue())):
+        path.write_bytes(content.ljust(5000, b"\0"))
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+
+def test_two_folders_with_equal_names_sizes_and_times(classes, tmp_path):
+    """Each has its own images, whatever their files have in common."""
+    other = tmp_path / "other"
+    for file in classes.rglob("*.jpg"):
+        replace_contents(file, other / file.relative_to(classes))
+    first, second = (everything(data(where, tmp_path / "p").pretrain) for where in (classes, other))
+    plain = everything(data(other).pretrain)
+    assert not torch.equal(first[0][0], second[0][0])
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(second, plain, strict=True))
+
+
+def test_files_that_were_replaced_in_secret(classes, tmp_path):
+    """The same folder, names, sizes and times, other contents."""
+    for file in classes.rglob("*.jpg"):
+        replace_contents(file, tmp_path / "other" / file.relative_to(classes))
+    before = everything(data(classes, tmp_path / "p").pretrain)
+    for file in classes.rglob("*.jpg"):
+        shutil.copy2(tmp_path / "other" / file.relative_to(classes), file)
+    after = everything(data(classes, tmp_path / "p").pretrain)
+    assert not torch.equal(before[0][0], after[0][0])
+
+
+def test_a_packed_file_of_other_content_is_not_read(classes, tmp_path):
+    everything(data(classes, tmp_path / "p").pretrain)
+    (file,) = (tmp_path / "p").rglob("x.npy")
+    pixels = np.load(file)
+    np.save(file, pixels[::-1].copy())
+    with pytest.raises(UserError, match=r"is damaged .its content has changed.; delete it"):
         everything(data(classes, tmp_path / "p").pretrain)
+    meta = file.with_name("meta.json")
+    for text in ("", "{}", "[]", '{"errors": {"99": "x"}, "digest": ""}', '{"errors": 1, "digest": ""}'):
+        meta.write_text(text)
+        with pytest.raises(UserError, match=r"is damaged .*; delete it"):
+            everything(data(classes, tmp_path / "p").pretrain)
+
+
+def test_a_folder_that_cannot_be_packed_into(classes, tmp_path):
+    (tmp_path / "p").write_text("a file")
+    with pytest.raises(UserError, match=r"data.packed=.*/p: is a file; give a folder"):
+        data(classes, tmp_path / "p")
+    with pytest.raises(UserError, match=r"data.packed=/proc/x: cannot be written .*give another folder"):
+        everything(data(classes, "/proc/x").pretrain)
 
 
 TWO = """
 import sys, time
 from pathlib import Path
 from siamese.data.packed import Store
-from siamese.data.sets import decode
+from siamese.data.images import decode
 def slow(file, size):
     sys.stdout.write("decoded ")  # one write: two threads print
     time.sleep(0.02)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from siamese.errors import UserError, check_number
+from siamese.errors import UserError
+from siamese.schema.types import Depth, Name, Natural, Pixels, Widths
 
 
 class Backbone(nn.Module):
@@ -64,13 +65,13 @@ class SmallResNet(Backbone):
         return self.layers(x).mean((2, 3))
 
 
-def small_resnet(name: str, widths: Sequence[int], blocks: int) -> Backbone:
+def small_resnet(name: Name, widths: Widths, blocks: Depth) -> Backbone:
     """`SmallResNet`; `name` is for the reader of the config."""
     return SmallResNet(widths, blocks)
 
 
 def torchvision_resnet(
-    name: str, small_stem: bool, zero_init_residual: bool, stem_padding: int | None = None
+    name: Name, small_stem: bool, zero_init_residual: bool, stem_padding: Natural | None = None
 ) -> Backbone:
     """A torchvision ResNet without its classifier.
 
@@ -86,10 +87,8 @@ def torchvision_resnet(
         raise UserError(
             f"backbone.name={name}", "torchvision has no such ResNet", f"one of {', '.join(known)}, or backbone=timm"
         )
-    if stem_padding is not None:
-        if not small_stem:
-            raise UserError(f"backbone.stem_padding={stem_padding}", "the 7x7 stem has its own", "leave it out")
-        check_number("backbone.stem_padding", stem_padding, 0, whole=True)
+    if stem_padding is not None and not small_stem:
+        raise UserError(f"backbone.stem_padding={stem_padding}", "the 7x7 stem has its own", "leave it out")
     model = torchvision.models.get_model(name, weights=None, zero_init_residual=zero_init_residual)
     model.feature_dim = model.fc.in_features
     model.fc = nn.Identity()
@@ -102,7 +101,7 @@ def torchvision_resnet(
     return model
 
 
-def lightly_resnet(name: str, num_splits: int) -> Backbone:
+def lightly_resnet(name: Name, num_splits: Natural) -> Backbone:
     """The network that lightly's tutorials and CIFAR-10 benchmark train: the children of lightly's own small ResNet in
     a row, which leaves out the ReLU after the first BatchNorm.
 
@@ -112,7 +111,6 @@ def lightly_resnet(name: str, num_splits: int) -> Backbone:
     """
     from lightly.models import ResNetGenerator  # seconds to import, so only where it is asked for
 
-    check_number("backbone.num_splits", num_splits, 0, whole=True)
     try:
         network = ResNetGenerator(name, num_splits=num_splits)
     except (ValueError, KeyError, AssertionError) as error:
@@ -122,7 +120,7 @@ def lightly_resnet(name: str, num_splits: int) -> Backbone:
     return cast(Backbone, model)
 
 
-def timm_model(name: str, image_size: int, pretrained: bool, options: dict[str, Any]) -> Backbone:
+def timm_model(name: Name, image_size: Pixels, pretrained: bool, options: dict[str, Any]) -> Backbone:
     """Any timm model by name, without its classifier.
 
     Args:

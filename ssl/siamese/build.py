@@ -18,12 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from siamese.augment import CleanView, Views
 from siamese.backbones import Backbone
 from siamese.data import DataSet, Loader, Part, choose_residence
-from siamese.errors import UserError, check_number
+from siamese.errors import UserError
 from siamese.methods import Method
 from siamese.monitor.probes import Probe
+from siamese.schema.check import hints
+from siamese.schema.files import upgraded
+from siamese.schema.groups import LoaderSettings
 
-# keys of `data` that are not the data set's own
-LOADING = ("resident", "resident_mb", "workers", "crop", "center", "mean", "std", "epochs", "batch_size")
+LOADING = tuple(hints(LoaderSettings))  # keys of `data` that are not the data set's own
 
 
 def make(node: Any, **arguments: Any) -> Any:
@@ -41,27 +43,6 @@ def make(node: Any, **arguments: Any) -> Any:
         raise
 
 
-def check_scalars(cfg: DictConfig) -> None:
-    """The values that nothing else checks."""
-    if "protocols" in cfg.eval:
-        raise UserError("eval=", "this option is one of eval_linear.py", "choose default or cifar")
-    for key, low in (
-        ("epochs", 1), ("batch_size", 2), ("seed", 0), ("monitor.every", 0), ("monitor.max_images", 2),
-        ("checkpoint.every_steps", 0), ("trainer.accumulate_grad_batches", 1), ("data.workers", 0), ("data.crop", 1),
-        ("eval.knn.k", 1), ("trainer.num_nodes", 1), ("trainer.log_every_n_steps", 1),
-    ):  # fmt: skip
-        value = OmegaConf.select(cfg, key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise UserError(f"{key}={value}", "not a possible value", f"give a whole number of at least {low}")
-    check_number("eval.knn.temperature", cfg.eval.knn.temperature, 0, above=True)
-    check_number("monitor.online_lr", cfg.monitor.online_lr, 0, above=True)
-    check_number("data.resident_mb", cfg.data.resident_mb, 0)
-    check_number("seed", cfg.seed, 0, 2**32 - 1)
-    chunk = OmegaConf.select(cfg, "method.loss.chunk")
-    if chunk is not None:
-        check_number("method.loss.chunk", chunk, 1)
-
-
 # Settings that may change when a run goes on: how long, where, how it is watched, and how data reach the device.
 FREE = (
     "epochs", "run_dir", "resume", "overwrite", "init_from", "deterministic", "compile", "on_", "checkpoint.",
@@ -75,7 +56,7 @@ FREE = (
 def changed_recipe(before: dict[str, Any], now: dict[str, Any], in_mid_epoch: bool) -> list[str]:
     """What differs between two configs so that the one's run cannot go on as the other's: "key=now (was before)"."""
     bound = ["trainer.accumulate_grad_batches"] * in_mid_epoch
-    old, new = _flat(before), _flat(now)
+    old, new = _flat(upgraded(before)), _flat(now)
     return [
         f"{key}={new.get(key, 'missing')} (was {old.get(key, 'missing')})"
         for key in sorted({*old, *new})
@@ -88,7 +69,7 @@ def recipe_digest(config: dict[str, Any]) -> str:
     free = tuple(f for f in FREE if f not in ("epochs", "init_from"))
     bound = {
         k: v
-        for k, v in _flat(config).items()  # a null is as a key that was not there yet
+        for k, v in _flat(upgraded(config)).items()  # a null is as a key that was not there yet
         if v is not None and not k.startswith(free) and k.split(".")[-1] != "seed"
     }
     return hashlib.sha256(repr(sorted(bound.items())).encode()).hexdigest()[:8]
@@ -120,10 +101,7 @@ class Loading:
 
     @classmethod
     def of(cls, cfg: DictConfig, device: torch.device) -> "Loading":
-        resident = cfg.data.resident
-        if resident not in ("auto", True, False):
-            raise UserError(f"data.resident={resident}", "not known", "choose auto, true or false")
-        return cls(resident, cfg.data.resident_mb, cfg.data.workers, device, cfg.seed)
+        return cls(cfg.data.resident, cfg.data.resident_mb, cfg.data.workers, device, cfg.seed)
 
     def loader(self, part: Part, batch_size: int, shuffle: bool, seed: int | None = None) -> Loader:
         """Batches of a part; `seed` of their order is the run's unless given."""
@@ -195,8 +173,6 @@ def choose(cfg: DictConfig) -> None:
     """Put in place what ``auto`` means on this device: precision (bf16 on GPUs that have it, else float32), and
     whether the networks go through torch.compile (on one GPU with Triton)."""
     gpu = on_gpu(cfg)
-    if cfg.compile not in ("auto", True, False):
-        raise UserError(f"compile={cfg.compile}", "not known", "choose auto, true or false")
     if cfg.compile == "auto":
         one = cfg.trainer.devices == 1 and cfg.trainer.num_nodes == 1
         cfg.compile = bool(gpu and one and importlib.util.find_spec("triton"))

@@ -257,7 +257,8 @@ def read(file: str | Path, key: str = "ckpt") -> Any:
 
 def is_ours(content: Any) -> bool:
     """Was it written by `Checkpoints`?"""
-    return isinstance(content, dict) and KEY in content and "state_dict" in content
+    meta, tensors = (content.get(KEY), content.get("state_dict")) if isinstance(content, dict) else (None, None)
+    return isinstance(meta, dict) and isinstance(meta.get("config"), dict) and isinstance(tensors, dict)
 
 
 def load(file: str | Path, key: str = "ckpt") -> dict[str, Any]:
@@ -296,4 +297,5 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]]:
 def backbone_state(state: dict[str, Any]) -> dict[str, Tensor]:
     """The trained network's tensors, named as in the backbone."""
     prefix = "backbone."
-    return {k[len(prefix) :]: v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+    tensors = {k: v for k, v in state["state_dict"].items() if isinstance(k, str) and isinstance(v, Tensor)}
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}

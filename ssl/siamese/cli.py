@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from siamese import output
 from siamese.errors import Stopped, UserError
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
+from siamese.schema.groups import CONF
 
 
 def say(message: str) -> None:
@@ -55,6 +56,11 @@ def explain(error: Exception, arguments: list[str], keys: list[str]) -> str:
     )
 
 
+def _is_group_without_option(argument: str) -> bool:
+    group, equals, value = argument.partition("=")
+    return bool(equals) and (CONF / group).is_dir() and not isinstance(yaml.safe_load(value), (str, list))
+
+
 def _options(group: str) -> list[str]:
     return sorted(f.stem for f in (CONF / group).glob("*.yaml") if not f.name.startswith("_"))
 
@@ -77,6 +83,10 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     128 + the signal's number (130 for Ctrl-C) interrupted.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us
+    output.protect()
+    if not (CONF / f"{config_name}.yaml").is_file():
+        say(f"{CONF}/{config_name}.yaml is missing; keep the folder conf of the checkout where it was")
+        sys.exit(2)
 
     @functools.wraps(task)
     def polite(cfg: DictConfig) -> Any:
@@ -88,7 +98,13 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            say(f"the disk refuses ({error}); make room, then continue with resume=true")
+            say(f"disk write failed ({error}); make room, then continue with resume=true")
+            sys.exit(1)
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)):
+                raise
+            first = (str(error).splitlines() or ["no memory"])[0]
+            say(f"memory is exhausted ({first}); lower batch_size, data.crop or the backbone's size")
             sys.exit(1)
         except Stopped as error:
             from siamese.distributed import is_first
@@ -101,6 +117,12 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(polite)()
     except (HydraException, OmegaConfBaseException) as error:
         say(explain(error, sys.argv[1:], _known_keys(config_name)))
+        sys.exit(2)
+    except ValueError as error:
+        if "Config group override" not in str(error):  # Hydra's word for a group without an option
+            raise
+        given = next((a for a in sys.argv[1:] if _is_group_without_option(a)), "a group")
+        say(f"{given}: these settings are needed; choose one of {', '.join(_options(given.split('=')[0]))}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

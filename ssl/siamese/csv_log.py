@@ -36,7 +36,7 @@ class CsvLog(Logger):
                 self._write([row for row in rows if int(row["step"]) + bool(row.get("loss")) <= keep_to])
 
     def _rows(self) -> list[dict[str, Any]]:
-        with self.file.open(newline="") as stream:
+        with self.file.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
             self.columns = list(reader.fieldnames or [])
             return [row for row in reader if None not in row.values()]  # a killed run may leave half a row
@@ -69,7 +69,7 @@ class CsvLog(Logger):
                 rows = self._rows() if self.file.exists() else []
                 self.columns += new
                 self._write(rows)
-            with self.file.open("a", newline="") as stream:
+            with self.file.open("a", newline="", encoding="utf-8") as stream:
                 csv.DictWriter(stream, self.columns).writerow(row)
         except OSError as error:
             raise Stopped(

@@ -15,6 +15,7 @@ class UserError(Exception):
     """
 
     def __init__(self, setting: str, problem: str, remedy: str):
+        self.setting, self.problem, self.remedy = setting, problem, remedy
         super().__init__(" ".join(f"{setting}: {problem}; {remedy}".split()))
 
 

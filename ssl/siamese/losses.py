@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from siamese.distributed import gather, gather_with_grad, rank, world_size
+from siamese.schema.types import Count, NonNegative, Positive
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ def _positives(similarity: Tensor, positive: Tensor) -> Tensor:
     return similarity[positive].unsqueeze(1)
 
 
-def nt_xent(z: Tensor, temperature: float) -> Tensor:
+def nt_xent(z: Tensor, temperature: Positive) -> Tensor:
     """Normalised temperature-scaled cross entropy (SimCLR, arXiv:2002.05709, equation 1).
 
     Args:
@@ -61,7 +62,7 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
         return 2 * F.cross_entropy(logits, positive.to(torch.int64).argmax(1))
 
 
-def nt_xent_chunked(z: Tensor, temperature: float, chunk: int) -> Tensor:
+def nt_xent_chunked(z: Tensor, temperature: Positive, chunk: Count) -> Tensor:
     """`nt_xent` in rows of `chunk` anchors: memory grows with chunk * 2M instead of 2N * 2M, for global
     batches whose similarities do not fit. Its gradient is computed in the forward pass, so a second
     derivative does not exist."""
@@ -99,7 +100,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad * to_anchors, grad * to_candidates, None, None, None, None
 
 
-def nt_logistic(z: Tensor, temperature: float) -> Tensor:
+def nt_logistic(z: Tensor, temperature: Positive) -> Tensor:
     """The logistic loss of SimCLR's ablation (arXiv:2002.05709, table 2).
 
     -log sigmoid(s+ / T) of the positive, and -log sigmoid(-s- / T) averaged over the negatives (the
@@ -112,7 +113,7 @@ def nt_logistic(z: Tensor, temperature: float) -> Tensor:
         return pull + F.softplus(similarity[negative] / temperature).mean()
 
 
-def triplet(z: Tensor, margin: float) -> Tensor:
+def triplet(z: Tensor, margin: NonNegative) -> Tensor:
     """The margin triplet loss of SimCLR's ablation (arXiv:2002.05709, table 2): max(0, s- - s+ + m) on
     cosines, averaged over all negatives of the 2N anchors (no mining)."""
     with torch.autocast(z.device.type, enabled=False):
@@ -121,7 +122,7 @@ def triplet(z: Tensor, margin: float) -> Tensor:
         return F.relu(similarity - _positives(similarity, positive) + margin)[negative].mean()
 
 
-def contrastive(z: Tensor, margin: float) -> Tensor:
+def contrastive(z: Tensor, margin: NonNegative) -> Tensor:
     """The pairwise contrastive loss (Hadsell, Chopra, LeCun 2006, equation 4) on the Euclidean distance d
     of unit vectors: d^2 / 2 of a positive pair, max(0, m - d)^2 / 2 of a negative one.
 

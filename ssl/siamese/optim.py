@@ -7,14 +7,15 @@ Learning rates are scaled by the global batch and scheduled per optimiser step, 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from siamese.errors import UserError, check_number
+from siamese.errors import UserError
+from siamese.schema.types import Natural, NonNegative, Positive, Probability
 
 
 class LARS(Optimizer):
@@ -37,9 +38,9 @@ class LARS(Optimizer):
         self,
         params: Any,
         lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        trust_coefficient: float = 1e-3,
+        momentum: Probability = 0.9,
+        weight_decay: NonNegative = 0.0,
+        trust_coefficient: Positive = 1e-3,
         lr_in_buffer: bool = False,
     ):
         defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust_coefficient=trust_coefficient)
@@ -132,41 +133,38 @@ class OptimizerRecipe:
     """
 
     algorithm: Callable[..., Optimizer]
-    lr: float
-    scaling: str
-    weight_decay: float
+    lr: Positive
+    scaling: Literal["linear", "sqrt", "none"]
+    weight_decay: NonNegative
     exclude_bias_and_norm: bool
-    warmup_epochs: float
-    schedule: str
-    per: str
-    milestones: Sequence[int] = ()
-    warmup_at_most: float = 1.0
+    warmup_epochs: NonNegative
+    schedule: Literal["cosine", "milestones", "constant"]
+    per: Literal["step", "epoch"]
+    milestones: Sequence[Natural] = ()
+    warmup_at_most: Probability = 1.0
 
     def warmup(self, epochs: int) -> float:
         """Epochs of warm-up in a training of `epochs`."""
         return min(self.warmup_epochs, self.warmup_at_most * epochs)
 
     def check(self, epochs: int) -> None:
-        """Refuse values that cannot work."""
-        check_number("optimizer.warmup_at_most", self.warmup_at_most, 0, 1)
-        check_number("optimizer.lr", self.lr, 0, above=True)
-        check_number("optimizer.weight_decay", self.weight_decay, 0)
-        check_number("optimizer.warmup_epochs", self.warmup_epochs, 0)
+        """Refuse what cannot work together, or what the optimiser itself refuses.
+
+        Raises:
+            UserError: the warm-up is as long as the training, or a setting of `algorithm` is impossible.
+        """
         if self.warmup(epochs) >= epochs:
             raise UserError(
                 f"optimizer.warmup_epochs={self.warmup_epochs}",
                 f"the warm-up must be shorter than the training (epochs={epochs})",
                 "lower it, or train longer",
             )
-        for key, known in (
-            ("scaling", ("linear", "sqrt", "none")),
-            ("schedule", ("cosine", "milestones", "constant")),
-            ("per", ("step", "epoch")),
-        ):
-            if getattr(self, key) not in known:
-                raise UserError(
-                    f"optimizer.{key}={getattr(self, key)}", "not known", f"choose one of {', '.join(known)}"
-                )
+        weight = nn.Parameter(torch.ones(2, 2))
+        weight.grad = torch.ones(2, 2)
+        try:
+            self.algorithm([weight], lr=self.lr).step()
+        except Exception as error:  # of torch's optimisers, each with words of its own
+            raise UserError("optimizer.algorithm", f"cannot work ({error})", "see conf/optimizer") from error
 
     def peak_lr(self, global_batch: int) -> float:
         """The learning rate after the warm-up."""

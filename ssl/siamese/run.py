@@ -27,6 +27,13 @@ from siamese.distributed import is_first
 from siamese.errors import Stopped, UserError
 
 MARKS = ("config.yaml", "checkpoints", "summary.json", "results.json")
+# What a run writes, by name: all that overwriting removes. The folders of wandb's own runs stay.
+WRITTEN = (
+    *("config.yaml", "summary.json", "results.json", "metrics.csv", "views.png"),
+    *("config.tmp", "summary.tmp", "results.tmp", "metrics.tmp"),
+    *("checkpoints/last.ckpt", "checkpoints/previous.ckpt", "checkpoints/last.tmp", "checkpoints/previous.tmp"),
+    *("tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml"),
+)
 
 
 def in_sweep() -> bool:
@@ -64,8 +71,6 @@ def check(folder: Path, resume: bool | str | None, overwrite: bool) -> bool:
     Returns:
         Is there a run to continue? With ``resume="auto"`` that is so where a checkpoint exists.
     """
-    if resume not in (True, False, "auto", None):
-        raise UserError(f"resume={resume}", "not known", "choose true, false or auto")
     if resume and overwrite:
         raise UserError(f"resume={resume} overwrite=true".lower(), "exclude each other", "give one of them")
     if folder.exists() and not folder.is_dir():
@@ -101,9 +106,12 @@ class Hold:
 
     def __init__(self, folder: Path, resume: bool | str | None, overwrite: bool):
         self.made = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / ".lock"
-        self.descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"run_dir={folder}", f"cannot be written to ({error})", "choose another folder") from error
         if not self._locked():
             os.close(self.descriptor)
             raise UserError(
@@ -145,7 +153,7 @@ class Hold:
 def finished(folder: Path, epochs: int) -> bool:
     """Has the run in it reached the closing table of so many epochs?"""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         return bool(summary["finished"] and summary["epochs"] >= epochs)
     except (OSError, ValueError, KeyError):
         return False
@@ -156,11 +164,9 @@ def start(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
     if not is_first():
         return
     if overwrite:
-        for mark in (*MARKS, "metrics.csv", "views.png", "wandb", "tensorboard"):
-            if (folder / mark).is_dir():
-                shutil.rmtree(folder / mark)
-            else:
-                (folder / mark).unlink(missing_ok=True)
+        for pattern in WRITTEN:
+            for file in folder.glob(pattern):
+                file.unlink()
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     write(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
@@ -178,7 +184,7 @@ def write(file: Path, text: str) -> None:
     """
     temporary = file.with_suffix(".tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
         os.replace(temporary, file)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -16,7 +16,6 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
-from rich.console import Console
 
 from siamese import build, checkpoint, foreign, report, run, sweep
 from siamese.csv_log import CsvLog
@@ -28,6 +27,8 @@ from siamese.monitor import health
 from siamese.monitor.finite import FiniteGradients
 from siamese.monitor.probes import RANK_SAMPLES, Monitor
 from siamese.monitor.progress import ProgressBar
+from siamese.output import console
+from siamese.schema import check_train
 
 FIGURES = ("knn_top1", "linear_top1", "feature_rank")  # of the closing table, in every logger too
 
@@ -44,8 +45,8 @@ class Session:
 
     def __init__(self, cfg: DictConfig):
         self.cfg = cfg
-        self.console = Console()
-        build.check_scalars(cfg)
+        check_train(cfg)
+        self.console = console()
         build.choose(cfg)
         build.check_devices(cfg)
         optimizer = build.make(cfg.optimizer)
@@ -140,6 +141,7 @@ class Session:
                 "method": f"{cfg.method.name}: {cfg.backbone.name}, {self.method.backbone.feature_dim} features, "
                 f"{trainable / 1e6:.2f} M trainable parameters",
                 "data": f"{self.data.name}: {self.loading.describe(part)}; {labels}",
+                **({"note": "; ".join(self.data.notes)} if self.data.notes else {}),
                 "views": self.how_views,
                 "training": f"{cfg.epochs} epochs of {self.method.steps_per_epoch} steps, "
                 f"global batch {cfg.batch_size}, peak learning rate {self.peak_lr:.4g}",
@@ -303,8 +305,12 @@ class Session:
         file, state = checkpoint.newest(self.folder / "checkpoints")
         before = state[checkpoint.KEY]["config"]
         given = f"resume={str(self.cfg.resume).lower()} run_dir={self.cfg.run_dir}"
-        loop = state["loops"]["fit_loop"]
-        in_mid_epoch = loop["state_dict"]["combined_loader"][0]["batches"] > 0  # see `Loader.state_dict`
+        try:
+            loop = state["loops"]["fit_loop"]
+            in_mid_epoch = loop["state_dict"]["combined_loader"][0]["batches"] > 0  # see `Loader.state_dict`
+            done = loop["epoch_progress"]["current"]["processed"]
+        except (KeyError, TypeError, IndexError) as error:
+            raise UserError(given, f"{file} does not hold a training state ({error!r})", "start another run") from error
         changed = build.changed_recipe(before, build.plain(self.cfg), in_mid_epoch)
         if changed:
             raise UserError(
@@ -312,7 +318,6 @@ class Session:
                 f"the run was started with another recipe: {', '.join(changed)}",
                 f"give the settings that {self.folder}/config.yaml holds, or start another run with init_from=",
             )
-        done = loop["epoch_progress"]["current"]["processed"]
         if done > self.cfg.epochs:
             raise UserError(
                 f"epochs={self.cfg.epochs}", f"{self.folder} has trained {done} epochs already", f"give {done} or more"

@@ -9,10 +9,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
 from siamese.errors import Stopped, UserError
+from siamese.output import console
 
 exit_code = 0  # of the process, once a sweep has ended: 1 if a trial failed
 
@@ -36,9 +36,11 @@ def record(run_dir: Path | None, summary: dict[str, Any] | None, error: BaseExce
         if error is None
         else (str(error) if isinstance(error, (UserError, Stopped)) else f"{type(error).__name__}: {error}"),
     }
-    (folder / f"{outcome['number']:04d}.json").write_text(json.dumps(outcome, indent=2) + "\n")
+    (folder / f"{outcome['number']:04d}.json").write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
     if error is not None and not isinstance(error, (UserError, Stopped)):
-        (folder / f"{outcome['number']:04d}.txt").write_text("".join(traceback.format_exception(error)))
+        (folder / f"{outcome['number']:04d}.txt").write_text(
+            "".join(traceback.format_exception(error)), encoding="utf-8", errors="replace"
+        )
 
 
 def table(outcomes: list[dict[str, Any]]) -> Table:
@@ -80,15 +82,15 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         global exit_code
         folder = Path(config.hydra.sweep.dir)
-        outcomes = [json.loads(f.read_text()) for f in sorted(_trials(folder).glob("*.json"))]
+        outcomes = [json.loads(f.read_text(encoding="utf-8")) for f in sorted(_trials(folder).glob("*.json"))]
         if not outcomes:
             return
-        console = Console()
-        console.print(table(outcomes))
+        out = console()
+        out.print(table(outcomes))
         for outcome in outcomes:
             if outcome["error"]:
                 exit_code = 1
-                console.print(
+                out.print(
                     f"failed: {' '.join(outcome['overrides'])}: {outcome['error']}", highlight=False, markup=False
                 )
-        console.print(f"trials: {_trials(folder)}", highlight=False)
+        out.print(f"trials: {_trials(folder)}", soft_wrap=True)

@@ -8,7 +8,7 @@ device, and no step asks the device for a number.
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,19 @@ from torch import Tensor, nn
 from siamese.augment import native, ops
 from siamese.distributed import rank
 from siamese.errors import UserError, check_number
+from siamese.schema.types import (
+    Angle,
+    Count,
+    CropScale,
+    Interpolation,
+    Jitter,
+    Like,
+    Mean,
+    Pixels,
+    Probability,
+    Range,
+    Std,
+)
 
 # Pixels of views in a run from which compiling is worth its seconds.
 NATIVE_FROM = 1e8  # views.cpp: two thousand views of 224 pixels
@@ -106,26 +119,31 @@ class View(nn.Module):
 
     def __init__(
         self,
-        size: int,
-        crop_scale: Sequence[float],
-        crop_ratio: Sequence[float],
-        interpolation: str,
-        flip_p: float,
-        jitter: Sequence[float],
-        jitter_p: float,
-        gray_p: float,
+        size: Pixels,
+        crop_scale: CropScale,
+        crop_ratio: Range,
+        interpolation: Interpolation,
+        flip_p: Probability,
+        jitter: Jitter,
+        jitter_p: Probability,
+        gray_p: Probability,
         gray_first: bool,
-        blur_p: float,
-        blur_sigma: Sequence[float],
-        blur_kernel: int,
-        solarize_p: float,
-        rotate_degrees: float,
-        mean: Sequence[float],
-        std: Sequence[float],
-        compiled: bool | str = False,
+        blur_p: Probability,
+        blur_sigma: Range,
+        blur_kernel: Count,
+        solarize_p: Probability,
+        rotate_degrees: Angle,
+        mean: Mean,
+        std: Std,
+        compiled: Literal["auto"] | bool = False,
     ):
         super().__init__()
-        _check_view(locals())
+        if blur_p and (blur_kernel % 2 == 0 or blur_kernel // 2 >= size):
+            raise UserError(
+                f"augment.blur_kernel={blur_kernel}",
+                f"the kernel must be odd and smaller than twice the view ({size} pixels)",
+                "choose an odd number, about a tenth of the view",
+            )
         self.size, self.interpolation = size, interpolation
         self.crop_scale, self.crop_ratio = tuple(crop_scale), tuple(crop_ratio)
         self.flip_p, self.jitter, self.jitter_p = flip_p, tuple(jitter), jitter_p
@@ -227,7 +245,12 @@ class Views(nn.Module):
         shared: arguments of `View`.
     """
 
-    def __init__(self, seed: int, views: Sequence[Mapping[str, Any]], **shared: Any):
+    def __init__(
+        self,
+        seed: int,
+        views: Annotated[Sequence[Mapping[str, Any]], Like(View)],
+        **shared: Annotated[Any, Like(View)],
+    ):
         super().__init__()
         self.views = nn.ModuleList(View(**{**shared, **dict(own)}) for own in views)
         self.seed, self.generator = seed, torch.Generator()
@@ -334,24 +357,3 @@ def check_crops(where: str, scale: Sequence[float] | None, flip: float | None, i
         check_number(f"{where}.flip", flip, 0, 1)
     if interpolation not in (None, "bilinear", "bicubic"):
         raise UserError(f"{where}.interpolation={interpolation}", "not known", "choose bilinear or bicubic")
-
-
-def _check_view(a: dict[str, Any]) -> None:
-    for name in ("flip_p", "jitter_p", "gray_p", "blur_p", "solarize_p"):
-        if not 0 <= a[name] <= 1:
-            raise UserError(f"augment.{name}={a[name]}", "a probability lies in [0, 1]", "choose a value in between")
-    check_crops("augment", a["crop_scale"], a["flip_p"], a["interpolation"])
-    if a["compiled"] not in (True, False, "auto"):
-        raise UserError(f"augment.compiled={a['compiled']}", "not known", "choose auto, true or false")
-    if a["blur_p"] and (a["blur_kernel"] % 2 == 0 or a["blur_kernel"] // 2 >= a["size"] or a["blur_sigma"][0] <= 0):
-        raise UserError(
-            f"augment.blur_kernel={a['blur_kernel']}",
-            f"the kernel is odd and smaller than twice the view ({a['size']} pixels), and sigma positive",
-            "choose an odd number, about a tenth of the view",
-        )
-    if len(a["jitter"]) != 4 or min(a["jitter"]) < 0 or a["jitter"][3] > 0.5:
-        raise UserError(
-            f"augment.jitter={list(a['jitter'])}",
-            "four strengths >= 0 are needed (brightness, contrast, saturation, hue), the hue's at most 0.5",
-            "give [b,c,s,h]",
-        )

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from siamese.data.dataset import Part
+from siamese.data.images import decode
 from siamese.data.packed import Packed
-from siamese.data.sets import Part, decode
 from siamese.distributed import rank, world_size
 from siamese.errors import UserError
 
@@ -39,7 +40,7 @@ class Files(Dataset[tuple[Tensor, int, float, str]]):
                 error = error or f"{self.files[at]}\t{reason}"
                 continue
             return image, -1 if error else int(self.part.labels[at]), aspect, error
-        raise UserError("data.path", "no image can be read any more", "check the disk")
+        raise UserError("data.path", f"none of its {len(self.files)} images can be read ({error})", "check the files")
 
 
 def _collate(samples: list[tuple[Tensor, int, float, str]]) -> tuple[Tensor, Tensor, Tensor, list[str]]:

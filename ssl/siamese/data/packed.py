@@ -1,11 +1,13 @@
 """A packed cache of image files: decoded once into one file of uint8 squares, mapped into memory afterwards."""
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from siamese.data.images import digest_of_files
 from siamese.errors import Stopped, UserError
 from siamese.memory import reserve
 from siamese.run import unfinished
@@ -65,8 +68,9 @@ class Packed:
 
 
 class Store:
-    """`folder`/<key>: x.npy (N, 3, size, size) uint8, aspects.npy, errors.json. The key follows from every file's
-    name below their common folder, its size and time of change, and from `size`.
+    """`folder`/<key>: x.npy (N, 3, size, size) uint8, aspects.npy, meta.json. The key follows from the real path of
+    the files' common folder, every file's name in it, size and time of change, a sample of their contents, and `size`.
+    What is opened must be what was written: shapes, and the digest of a sample of the squares.
 
     Args:
         folder: of all packed files.
@@ -78,12 +82,11 @@ class Store:
 
     def __init__(self, folder: Path, files: Sequence[Path], size: int, on_error: str, decode: Decode):
         self.files, self.size, self.on_error, self.decode = files, size, on_error, decode
-        root = os.path.commonpath([str(f.parent) for f in files])
-        digest = hashlib.blake2b(f"1 {size}".encode(), digest_size=16)  # 1: how the squares are made and stored
-        for file in files:
-            about = file.stat()
-            digest.update(f"{os.path.relpath(file, root)} {about.st_size} {about.st_mtime_ns}\n".encode())
-        self.key = digest.hexdigest()
+        root = Path(os.path.commonpath([str(f.parent) for f in files]))
+        about = (
+            f"2 {size} {os.path.realpath(root)} {digest_of_files(files, root)}"  # 2: how squares are made and stored
+        )
+        self.key = hashlib.blake2b(about.encode(errors="surrogateescape"), digest_size=16).hexdigest()
         self.where = folder / self.key
         self.opened: tuple[Tensor, Tensor, dict[str, str]] | None = None
 
@@ -109,26 +112,38 @@ class Store:
     def _open(self) -> tuple[Tensor, Tensor, dict[str, str]]:
         if self.opened is None:
             try:
-                self.where.parent.mkdir(parents=True, exist_ok=True)
-                # Of several processes one builds, the others wait here.
-                with (self.where.parent / f"{self.key}.lock").open("w") as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                    if not self.where.is_dir():
-                        self._build()
+                if not self.where.is_dir():
+                    self.where.parent.mkdir(parents=True, exist_ok=True)
+                    with _alone(self.where.with_name(f"{self.key}.lock")):
+                        if not self.where.is_dir():
+                            self._build()
             except OSError as error:
-                raise Stopped(f"data.packed={self.where.parent}: cannot be written ({error}); make room") from error
+                where = self.where.parent
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise Stopped(f"data.packed={where}: cannot be written ({error}); make room") from error
+                raise UserError(
+                    f"data.packed={where}", f"cannot be written ({error})", "give another folder"
+                ) from error
             try:
-                pixels = np.load(self.where / "x.npy", mmap_mode="c")
-                aspects = np.load(self.where / "aspects.npy")
-                errors = json.loads((self.where / "errors.json").read_text())
-                if pixels.shape != (len(self.files), 3, self.size, self.size) or len(aspects) != len(self.files):
-                    raise ValueError(f"holds {pixels.shape}")
-            except (OSError, ValueError) as error:
+                self.opened = self._read()
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(
                     f"data.packed={self.where.parent}", f"{self.where} is damaged ({error})", "delete it"
                 ) from error
-            self.opened = torch.from_numpy(pixels), torch.from_numpy(aspects), errors
         return self.opened
+
+    def _read(self) -> tuple[Tensor, Tensor, dict[str, str]]:
+        pixels = np.load(self.where / "x.npy", mmap_mode="c")
+        aspects = np.load(self.where / "aspects.npy")
+        meta = json.loads((self.where / "meta.json").read_text(encoding="utf-8"))
+        count, errors = len(self.files), {str(int(i)): str(reason) for i, reason in meta["errors"].items()}
+        if pixels.shape != (count, 3, self.size, self.size) or pixels.dtype != np.uint8:
+            raise ValueError(f"holds {pixels.dtype} {pixels.shape}")
+        if aspects.shape != (count,) or any(int(i) >= count for i in errors):
+            raise ValueError(f"is of {aspects.shape} images")
+        if meta["digest"] != _sampled(pixels):
+            raise ValueError("its content has changed")
+        return torch.from_numpy(pixels), torch.from_numpy(aspects), errors
 
     def _build(self) -> None:
         temporary = unfinished(self.where)
@@ -164,7 +179,32 @@ class Store:
                 pixels[i] = pixels[(i + int(np.roll(readable, -i).argmax())) % count]
             pixels.flush()
             np.save(temporary / "aspects.npy", aspects)
-            (temporary / "errors.json").write_text(json.dumps({str(i): errors[i] for i in sorted(errors)}))
+            meta = {"errors": {str(i): errors[i] for i in sorted(errors)}, "digest": _sampled(pixels)}
+            (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             os.rename(temporary, self.where)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sampled(pixels: np.ndarray) -> str:
+    """A digest of at most 256 squares, evenly chosen."""
+    chosen = np.linspace(0, len(pixels) - 1, min(len(pixels), 256), dtype=int)
+    return hashlib.blake2b(np.ascontiguousarray(pixels[chosen]).data, digest_size=16).hexdigest()
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Of several processes one goes on, the others wait. The file goes with the last one."""
+    while True:
+        with file.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                if not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                    continue  # whoever had it took the file away meanwhile
+            except FileNotFoundError:
+                continue
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+            return

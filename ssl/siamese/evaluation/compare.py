@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from rich.console import Console
 from rich.table import Table
 
@@ -105,7 +106,7 @@ def read(folder: str) -> dict[str, Any]:
     file = Path(folder).expanduser()
     file = file / "results.json" if file.is_dir() else file
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
         schema = found["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -113,7 +114,33 @@ def read(folder: str) -> dict[str, Any]:
         ) from error
     if schema != 2:
         raise UserError(f"compare={folder}", f"its results.json has schema {schema}, 2 is known", "evaluate it again")
+    try:
+        _Run.model_validate(found)
+        figures(found)
+    except (pydantic.ValidationError, KeyError, TypeError, AttributeError) as error:
+        problem = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"compare={folder}", f"its results.json is not one of eval_linear.py ({problem})", "evaluate it again"
+        ) from error
     return found  # type: ignore[no-any-return]
+
+
+class _Rows(pydantic.BaseModel):
+    rows: dict[str, dict[str, dict[str, Any]]]
+
+
+class _Run(pydantic.BaseModel):
+    """What is read of results.json."""
+
+    method: str
+    backbone: str
+    data: str
+    epochs: int | None
+    seed: int
+    ckpt_sha256: str
+    recipe: str | None = None
+    protocols: dict[str, dict[str, Any]] = {}
+    results: dict[str, _Rows]
 
 
 def figures(one: dict[str, Any]) -> dict[str, float]:

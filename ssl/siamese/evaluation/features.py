@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from siamese.augment import CleanView, Views
 from siamese.data import Part
+from siamese.data.images import digest_of_files
 from siamese.data.packed import Packed
 from siamese.errors import Stopped, UserError
 from siamese.run import digest_of_file, unfinished
@@ -215,7 +216,7 @@ class FeatureCache:
             "part": digest_of_part(part),
             "view": [view.size, view.center, view.mean.tolist(), view.std.tolist(), view.interpolation],
             "dtype": "float16" if large else "float32",
-            "layout": 2,
+            "layout": 3,
         }
         name = hashlib.blake2b(json.dumps(described).encode(), digest_size=16).hexdigest()
         where = self.folder / name
@@ -247,7 +248,7 @@ class FeatureCache:
             np.save(temporary / "y.npy", y.numpy())
             digests = {n: digest_of_file(temporary / n) for n in ("x.bin", "y.npy")}
             meta = {**described, "shape": [len(y), dim], "sha256": digests}
-            (temporary / "meta.json").write_text(json.dumps(meta))
+            (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             try:
                 os.rename(temporary, where)
             except OSError:
@@ -258,7 +259,7 @@ class FeatureCache:
 
     def _load(self, where: Path, large: bool, device: torch.device) -> Features:
         try:
-            meta = json.loads((where / "meta.json").read_text())
+            meta = json.loads((where / "meta.json").read_text(encoding="utf-8"))
             if any(digest_of_file(where / n) != d for n, d in meta["sha256"].items()):
                 raise ValueError("its content has changed")
             rows, dim = meta["shape"]
@@ -285,7 +286,7 @@ def digest_of_network(network: nn.Module) -> str:
 
 
 def digest_of_part(part: Part) -> str:
-    """Of images and labels; of image files their paths, sizes and times of change."""
+    """Of images and labels; of image files as `digest_of_files`."""
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(part.images, Tensor):
         digest.update(str(tuple(part.images.shape)).encode())
@@ -294,8 +295,6 @@ def digest_of_part(part: Part) -> str:
         digest.update(part.images.store.key.encode())
         digest.update(part.images.index.numpy().data)
     else:
-        for file in part.images:
-            about = file.stat()
-            digest.update(f"{file.absolute()} {about.st_size} {about.st_mtime_ns} {part.size}\n".encode())
+        digest.update(f"{digest_of_files(part.images)} {part.size}".encode())
     digest.update(part.labels.contiguous().numpy().data)
     return digest.hexdigest()

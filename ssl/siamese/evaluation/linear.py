@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.errors import SEEDS, check_number, check_numbers
 from siamese.evaluation.features import ROWS, Features
+from siamese.schema.types import Count, NonNegatives, Positives, Seed
 
 # The least probability in a gradient: numbers below 1e-38 (denormal) slow a CPU's matrix products a hundredfold.
 TINY = 1e-20
@@ -40,18 +40,11 @@ class LinearGrid:
         seed: of the order of the samples.
     """
 
-    lrs: Sequence[float]
-    weight_decays: Sequence[float]
-    epochs: int
-    batch_size: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        check_numbers("eval.linear.lrs", self.lrs, 0, above=True)
-        check_numbers("eval.linear.weight_decays", self.weight_decays, 0)
-        check_number("eval.linear.epochs", self.epochs, 1, whole=True)
-        check_number("eval.linear.batch_size", self.batch_size, 1, whole=True)
-        check_number("eval.linear.seed", self.seed, 0, SEEDS, whole=True)
+    lrs: Positives
+    weight_decays: NonNegatives
+    epochs: Count
+    batch_size: Count
+    seed: Seed
 
     def settings(self) -> list[tuple[float, float]]:
         """(lr, weight decay) of each head."""

@@ -2,18 +2,27 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.augment.views import check_crops
-from siamese.errors import SEEDS, UserError, check_number, check_numbers
 from siamese.evaluation.features import Features
 from siamese.evaluation.linear import TINY, best_head, head_scores
 from siamese.evaluation.subject import Subject
 from siamese.optim import lr_factor
+from siamese.schema.types import (
+    Count,
+    CropScale,
+    Interpolation,
+    Natural,
+    NonNegative,
+    NonNegatives,
+    Positives,
+    Probability,
+    Seed,
+)
 
 
 @dataclass
@@ -39,45 +48,22 @@ class LinearCrops:
         seed: of order, crops and starting weights.
     """
 
-    lrs: Sequence[float]
-    weight_decays: Sequence[float]
-    scaling: str
-    batch_size: int
-    epochs: int
-    schedule: str
-    milestones: Sequence[int]
-    per: str
-    momentum: float
+    lrs: Positives
+    weight_decays: NonNegatives
+    scaling: Literal["linear", "none"]
+    batch_size: Count
+    epochs: Count
+    schedule: Literal["cosine", "milestones", "constant"]
+    milestones: Sequence[Natural]
+    per: Literal["step", "epoch"]
+    momentum: Probability
     nesterov: bool
-    trust: float
-    init_std: float
-    crop_scale: Sequence[float] | None
-    interpolation: str | None
-    flip: float | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        check_numbers("eval.linear_crops.lrs", self.lrs, 0, above=True)
-        check_numbers("eval.linear_crops.weight_decays", self.weight_decays, 0)
-        if self.milestones:
-            check_numbers("eval.linear_crops.milestones", self.milestones, 0, whole=True)
-        check_number("eval.linear_crops.seed", self.seed, 0, SEEDS, whole=True)
-        check_number("eval.linear_crops.epochs", self.epochs, 1, whole=True)
-        check_number("eval.linear_crops.batch_size", self.batch_size, 1, whole=True)
-        check_number("eval.linear_crops.trust", self.trust, 0)
-        check_number("eval.linear_crops.momentum", self.momentum, 0, 1)
-        check_number("eval.linear_crops.init_std", self.init_std, 0)
-        check_crops("eval.linear_crops", self.crop_scale, self.flip, self.interpolation)
-        if not isinstance(self.nesterov, bool):
-            raise UserError(f"eval.linear_crops.nesterov={self.nesterov}", "not known", "choose true or false")
-        if self.scaling not in ("linear", "none"):
-            raise UserError(f"eval.linear_crops.scaling={self.scaling}", "not known", "choose linear or none")
-        if self.schedule not in ("cosine", "milestones", "constant"):
-            raise UserError(
-                f"eval.linear_crops.schedule={self.schedule}", "not known", "choose cosine, milestones or constant"
-            )
-        if self.per not in ("step", "epoch"):
-            raise UserError(f"eval.linear_crops.per={self.per}", "not known", "choose step or epoch")
+    trust: NonNegative
+    init_std: NonNegative
+    crop_scale: CropScale | None
+    interpolation: Interpolation | None
+    flip: Probability | None
+    seed: Seed
 
     @torch.no_grad()
     def evaluate(self, subject: Subject) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Multinomial logistic regression solved to convergence, over a range of L2 strengths."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.errors import check_number, check_numbers
 from siamese.evaluation.features import Features
 from siamese.evaluation.linear import TINY, Standardised, best_head, head_scores
+from siamese.schema.types import Count, Positive, Positives
 
 
 @dataclass
@@ -36,14 +35,9 @@ class Logistic:
         tolerance: converged when no entry of the gradient is larger.
     """
 
-    l2s: Sequence[float]
-    max_iter: int
-    tolerance: float
-
-    def __post_init__(self) -> None:
-        check_numbers("eval.logistic.l2s", self.l2s, 0, above=True)
-        check_number("eval.logistic.max_iter", self.max_iter, 1, whole=True)
-        check_number("eval.logistic.tolerance", self.tolerance, 0, above=True)
+    l2s: Positives
+    max_iter: Count
+    tolerance: Positive
 
     def solve(self, fit: Standardised, num_classes: int, l2: float, start: Tensor | None = None) -> Solution:
         """The minimum for one strength, from `start` or zero."""

@@ -186,7 +186,7 @@ def _named(file: str) -> list[str]:
     if not path.is_file():
         raise UserError(f"eval.lowshot.lists={file}", "is not a file", f"looked at {path.absolute()}")
     try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"eval.lowshot.lists={file}", f"is no text ({error})", "give one name a line") from error
 

@@ -33,16 +33,14 @@ import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from siamese import build, checkpoint, foreign, run
-from siamese.cli import CONF
 from siamese.data import DataSet
-from siamese.errors import UserError, check_number
+from siamese.errors import UserError
 from siamese.evaluation.features import FeatureCache
 from siamese.evaluation.finetune import FineTune
 from siamese.evaluation.knn import knn_grid
@@ -53,6 +51,10 @@ from siamese.evaluation.lowshot import LowShot
 from siamese.evaluation.subject import PARTS, Subject
 from siamese.evaluation.unlabelled import Unlabelled
 from siamese.memory import channels_last, keep_freed_memory
+from siamese.output import console
+from siamese.schema import check_eval, check_train
+from siamese.schema.files import trusted
+from siamese.schema.groups import CONF
 
 PROTOCOLS = {
     "knn": "un-augmented features; cosine, weighted votes; bank of all training labels; `top1` by the training's k and "
@@ -73,12 +75,6 @@ PROTOCOLS = {
 WITHOUT_NETWORK = ("knn", "linear", "logistic", "lowshot")  # what raw pixels can be judged by
 
 
-LISTS = (  # of the others each protocol sees for itself
-    "data", "knn.ks", "knn.temperatures", "linear_crops.milestones", "lowshot.fractions", "lowshot.lists",
-    "lowshot.seeds", "lowshot.lrs", "lowshot.epochs",
-)  # fmt: skip
-
-
 class Evaluation:
     """What `eval_linear.py` does.
 
@@ -90,7 +86,8 @@ class Evaluation:
     """
 
     def __init__(self, cfg: DictConfig):
-        self.cfg, self.console, self.watch = cfg, Console(), run.Stopwatch()
+        self.cfg, self.console, self.watch = cfg, console(), run.Stopwatch()
+        check_eval(cfg)
         self.protocols = _protocols(cfg)
         if HydraConfig.initialized():
             check_used(HydraConfig.get().overrides.task, self.protocols)
@@ -105,7 +102,7 @@ class Evaluation:
         if self.ours:
             if cfg.foreign:
                 raise UserError(f"foreign={cfg.foreign}", "this checkpoint holds its own config", "leave it out")
-            self.trained = OmegaConf.create(state[checkpoint.KEY]["config"])
+            self.trained = self._trusted(state, f"ckpt={cfg.ckpt}")
         else:
             self.format, tensors = foreign.recognise(cfg.ckpt, state)
             self.trained = self._described(len(tensors))
@@ -122,7 +119,7 @@ class Evaluation:
         run.check(self.folder, resume=None, overwrite=cfg.overwrite)
         keep_freed_memory()
         self.data = {self.trained.data.name: (self._data_set(self.trained), self.trained)}
-        known = state[checkpoint.KEY]["num_classes"] if self.ours else 0
+        known = state[checkpoint.KEY].get("num_classes", 0) if self.ours else 0
         first = self.data[self.trained.data.name][0]
         if known and first.num_classes != known:
             raise UserError(
@@ -153,25 +150,12 @@ class Evaluation:
 
     def _settings(self) -> None:
         """Build the protocols' recipes."""
-        cfg, e = self.cfg, self.cfg.eval
-        for key in ("knn", "linear", *(p for p in PROTOCOLS if p in e)):
-            if not isinstance(e[key], DictConfig):
-                raise UserError(f"eval.{key}={e[key]}", "is a group of settings", f"give eval.{key}.KEY=")
+        e = self.cfg.eval
         for key in ("k", "temperature"):
             if e.knn[key] is None:
                 e.knn[key] = self.trained.eval.knn[key]
         if e.linear.epochs is None:
             e.linear.epochs = self.trained.eval.linear.epochs
-        for key in LISTS:
-            if not isinstance(OmegaConf.select(e, key), ListConfig):
-                raise UserError(f"eval.{key}={OmegaConf.select(e, key)}", "is no list", "give one, as in [1,2]")
-        for t in (e.knn.temperature, *e.knn.temperatures):
-            check_number("eval.knn.temperature", t, 0, above=True)
-        for k in e.knn.ks:
-            check_number("eval.knn.ks", k, 1, whole=True)
-        check_number("eval.in_memory_mb", e.in_memory_mb, 0)
-        for key, low in (("batch_size", 1), ("eval.knn.k", 1), ("data.workers", 0)):
-            check_number(key, OmegaConf.select(cfg, key), low, whole=True)
         self.cache = FeatureCache(None if e.cache is None else build.as_path(str(e.cache)), e.in_memory_mb)
         self.grid: LinearGrid = build.make(e.linear)
         self.logistic: Logistic = build.make(e.logistic)
@@ -180,10 +164,20 @@ class Evaluation:
         self.lowshot: LowShot = build.make(e.lowshot)
         self.unlabelled: Unlabelled = build.make(e.unlabelled)
 
+    def _trusted(self, state: dict[str, Any], setting: str) -> DictConfig:
+        """The config of a checkpoint of ours, which may be a stranger's: it fetches nothing, and packs images only in
+        a folder that is there."""
+        trained = trusted(state[checkpoint.KEY]["config"], setting, self.cfg.trust_config)
+        if "pretrained" in trained.backbone:
+            trained.backbone.pretrained = False  # the file has the weights
+        if "download" in trained.data:
+            trained.data.download = False
+        if trained.data.get("packed") is not None and not build.as_path(str(trained.data.packed)).is_dir():
+            trained.data.packed = None
+        return trained
+
     def _described(self, tensors: int) -> DictConfig:
         """The config of a run that could have made somebody else's checkpoint, from `foreign`."""
-        if not isinstance(self.cfg.foreign, ListConfig):
-            raise UserError(f"foreign={self.cfg.foreign}", "is no list", "give one, as in foreign=[backbone:resnet50]")
         if not self.cfg.foreign:
             raise UserError(
                 f"ckpt={self.cfg.ckpt}",
@@ -228,7 +222,7 @@ class Evaluation:
                 "leave it out, and put two evaluations side by side by compare=",
             )  # fmt: skip
         state = checkpoint.load(file, "eval.supervised")
-        cfg = OmegaConf.create(state[checkpoint.KEY]["config"])
+        cfg = self._trusted(state, f"eval.supervised={file}")
         if cfg.method.name != "supervised" or cfg.data.name != self.trained.data.name:
             raise UserError(
                 f"eval.supervised={file}", f"is of method={cfg.method.name} on {cfg.data.name}",
@@ -239,8 +233,8 @@ class Evaluation:
         ours, theirs = ({k: v for k, v in c.data.items() if k not in where} for c in (self.trained, cfg))
         differs = [f"data.{k}={theirs.get(k)} (here {ours.get(k)})" for k in ours if ours[k] != theirs.get(k)]
         first, found = self.data[self.trained.data.name][0], state[checkpoint.KEY]
-        if found["num_classes"] != first.num_classes or found.get("images", len(first.fit)) != len(first.fit):
-            there, here = (found["num_classes"], found.get("images")), (first.num_classes, len(first.fit))
+        if found.get("num_classes") != first.num_classes or found.get("images", len(first.fit)) != len(first.fit):
+            there, here = (found.get("num_classes"), found.get("images")), (first.num_classes, len(first.fit))
             differs.append(f"{there[0]} classes and {there[1]} images (here {here[0]} and {here[1]})")
         if differs:
             raise UserError(
@@ -267,11 +261,11 @@ class Evaluation:
             return None
         try:
             method = build.method(self.trained, copy.deepcopy(self.backbone), self.data[self.trained.data.name][0])
-        except Exception as error:  # a method of the user's own, which is not at hand here
+            projector = cast(nn.Module, method.projector)
+            projector.load_state_dict(found)
+        except Exception as error:  # a method of the user's own, which is not at hand here; other tensors
             self.console.print(f"the projector is not judged: method={self.trained.method.name} ({error})")
             return None
-        projector = cast(nn.Module, method.projector)
-        projector.load_state_dict(found)
         return projector.to(self.device).requires_grad_(False).eval()
 
     def run(self) -> dict[str, Any]:
@@ -286,6 +280,9 @@ class Evaluation:
     def _run(self) -> dict[str, Any]:
         say = lambda text: self.console.print(text, highlight=False, soft_wrap=True)  # noqa: E731
         say(f"checkpoint: {self.format}")
+        for data_name, (data, _) in self.data.items():
+            for note in data.notes:
+                say(f"{data_name}: {note}")
         name = self.trained.method.name
         results = {data_name: self._on(*pair) for data_name, pair in self.data.items()}
         first = results[self.trained.data.name]
@@ -462,16 +459,12 @@ def cells(figures: dict[str, Any]) -> dict[str, str]:
 
 
 def _protocols(cfg: DictConfig) -> list[str]:
-    if "protocols" not in cfg.eval:
-        raise UserError("eval=", "this option is one of train.py", f"choose all, {', '.join(PROTOCOLS)}")
-    if not isinstance(cfg.eval.protocols, ListConfig):
-        raise UserError(f"eval.protocols={cfg.eval.protocols}", "is no list", "give one, as in [knn,linear]")
     wanted = [str(p) for p in cfg.eval.protocols]
     unknown = [p for p in wanted if p not in PROTOCOLS]
-    if unknown or not wanted:
+    if unknown:
         raise UserError(
             f"eval.protocols={wanted}",
-            f"{unknown or 'nothing'} to do",
+            f"{', '.join(unknown)}: no such protocol",
             f"choose of {', '.join(PROTOCOLS)}, or eval=all",
         )
     return wanted
@@ -502,9 +495,12 @@ def _composed(setting: str, overrides: list[str]) -> DictConfig:
     """The config of train.py with overrides given as key:value."""
     try:
         cfg = compose("train", overrides=[o.replace(":", "=", 1) for o in overrides])
+        check_train(cfg)
         OmegaConf.resolve(cfg)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a group named by a number
         raise UserError(setting, str(error).splitlines()[0], "give settings of train.py") from error
+    except UserError as error:
+        raise UserError(setting, f"{error.setting}: {error.problem}", error.remedy) from error
     OmegaConf.set_struct(cfg, False)
     return cfg
 

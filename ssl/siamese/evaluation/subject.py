@@ -78,7 +78,7 @@ class Subject:
         shift = self.data.num_classes * (val.labels >= 0) if marked else 0  # -1 stays unknown
         return self.data.fit.plus(replace(val, labels=val.labels + shift))
 
-    def crops(self, scale: Any, flip: float | None, interpolation: str | None) -> View:
+    def crops(self, scale: Any, flip: float | None, interpolation: Any) -> View:
         """Random resized crops and flips of the training's size and normalisation; None takes the training's."""
         a = self.augment
         return View(

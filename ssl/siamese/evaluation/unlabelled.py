@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from siamese.augment import Views
 from siamese.build import at_most
 from siamese.data import Part
-from siamese.errors import check_number
 from siamese.evaluation.features import ROWS, extract, view_features
 from siamese.evaluation.subject import Subject
 from siamese.monitor import health
+from siamese.schema.types import AtLeastTwo
 
 
 @dataclass
@@ -26,13 +26,9 @@ class Unlabelled:
         view_images, views: of the last two; LiDAR's paper takes 1,000 images and 50 views.
     """
 
-    samples: int
-    view_images: int
-    views: int
-
-    def __post_init__(self) -> None:
-        for key in ("samples", "view_images", "views"):
-            check_number(f"eval.unlabelled.{key}", getattr(self, key), 2, whole=True)
+    samples: AtLeastTwo
+    view_images: AtLeastTwo
+    views: AtLeastTwo
 
     def evaluate(self, subject: Subject, pretrain: Part, views: Views) -> dict[str, Any]:
         """The figures, and how many images they are of."""

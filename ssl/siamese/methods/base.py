@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from siamese.augment import Views
 from siamese.backbones import Backbone
 from siamese.distributed import rank
-from siamese.errors import check_number
 from siamese.optim import OptimizerRecipe
+from siamese.schema.types import Name
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Method(pl.LightningModule, ABC):
     def __init__(
         self,
         backbone: Backbone,
-        name: str = "",
+        name: Name = "",
         views: Views | None = None,
         optimizer: OptimizerRecipe | None = None,
         global_batch: int = 0,
@@ -153,13 +153,3 @@ def frozen_copy(*modules: nn.Module) -> nn.Sequential:
     """The start of a target network: a copy in training mode (batch statistics, running statistics of its
     own) whose parameters take no gradient."""
     return nn.Sequential(*copy.deepcopy(modules)).requires_grad_(False)
-
-
-def check_momentum(momentum: float) -> None:
-    """An EMA's momentum lies in [0, 1]."""
-    check_number("method.momentum", momentum, 0, 1)
-
-
-def check_temperature(temperature: float) -> None:
-    """A temperature is positive."""
-    check_number("method.temperature", temperature, 0, above=True)

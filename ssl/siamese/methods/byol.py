@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from siamese.backbones import Backbone
 from siamese.losses import cosine_similarity
-from siamese.methods.base import Method, check_momentum, frozen_copy
+from siamese.methods.base import Method, frozen_copy
 from siamese.optim import ema_momentum, ema_update
+from siamese.schema.types import Probability, Width
 
 
 class BYOL(Method):
@@ -23,9 +24,8 @@ class BYOL(Method):
 
     collapse_causes = "a target without momentum (method.momentum), or a predictor that is missing or too weak"
 
-    def __init__(self, backbone: Backbone, hidden_dim: int, output_dim: int, momentum: float, **base: Any):
+    def __init__(self, backbone: Backbone, hidden_dim: Width, output_dim: Width, momentum: Probability, **base: Any):
         super().__init__(backbone, **base)
-        check_momentum(momentum)
         self.momentum = momentum
         self.projector = _mlp(backbone.feature_dim, hidden_dim, output_dim)
         self.predictor = _mlp(output_dim, hidden_dim, output_dim)

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from siamese.backbones import Backbone
 from siamese.distributed import SplitBatchNorm, convert_batchnorm, gather, shuffle, unshuffle, world_size
-from siamese.errors import UserError, check_number
+from siamese.errors import UserError
 from siamese.losses import full_precision, info_nce_queue
-from siamese.methods.base import Method, check_momentum, check_temperature, frozen_copy
+from siamese.methods.base import Method, frozen_copy
 from siamese.optim import ema_update
+from siamese.schema.types import Count, Natural, Positive, Probability, Width
 
 
 class MoCo(Method):
@@ -41,21 +42,21 @@ class MoCo(Method):
     def __init__(
         self,
         backbone: Backbone,
-        output_dim: int,
+        output_dim: Width,
         mlp: bool,
-        hidden_dim: int,
-        temperature: float,
-        momentum: float,
-        queue_size: int,
+        hidden_dim: Natural,
+        temperature: Positive,
+        momentum: Probability,
+        queue_size: Count,
         symmetric: bool = False,
-        bn_splits: int = 1,
+        bn_splits: Count = 1,
         **base: Any,
     ):
         super().__init__(backbone, **base)
-        check_temperature(temperature)
-        check_momentum(momentum)
-        check_number("method.queue_size", queue_size, 1)
-        check_number("method.bn_splits", bn_splits, 1)
+        if mlp and not hidden_dim:
+            raise UserError(
+                "method.hidden_dim=0", "v2's head has a hidden layer", "give 1 or more, or method.mlp=false"
+            )
         self.temperature, self.momentum, self.queue_size = temperature, momentum, queue_size
         dim = backbone.feature_dim
         self.projector: nn.Module = nn.Linear(dim, output_dim)

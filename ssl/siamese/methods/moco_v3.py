@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from siamese.backbones import Backbone
 from siamese.losses import info_nce_batch
-from siamese.methods.base import Method, check_momentum, check_temperature, frozen_copy
+from siamese.methods.base import Method, frozen_copy
 from siamese.optim import ema_momentum, ema_update
+from siamese.schema.types import Positive, Probability, Width
 
 
 class MoCoV3(Method):
@@ -26,15 +27,13 @@ class MoCoV3(Method):
     def __init__(
         self,
         backbone: Backbone,
-        hidden_dim: int,
-        output_dim: int,
-        temperature: float,
-        momentum: float,
+        hidden_dim: Width,
+        output_dim: Width,
+        temperature: Positive,
+        momentum: Probability,
         **base: Any,
     ):
         super().__init__(backbone, **base)
-        check_temperature(temperature)
-        check_momentum(momentum)
         self.temperature, self.momentum = temperature, momentum
         self.projector = nn.Sequential(
             nn.Linear(backbone.feature_dim, hidden_dim, bias=False),

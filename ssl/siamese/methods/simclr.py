@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from siamese.backbones import Backbone
-from siamese.methods.base import Method, check_temperature
+from siamese.methods.base import Method
+from siamese.schema.types import Positive, Width
 
 
 class SimCLR(Method):
@@ -27,14 +28,13 @@ class SimCLR(Method):
     def __init__(
         self,
         backbone: Backbone,
-        hidden_dim: int,
-        output_dim: int,
-        temperature: float,
+        hidden_dim: Width,
+        output_dim: Width,
+        temperature: Positive,
         loss: Callable[[Tensor], Tensor],
         **base: Any,
     ):
         super().__init__(backbone, **base)
-        check_temperature(temperature)
         self.criterion = loss
         self.projector = nn.Sequential(
             nn.Linear(backbone.feature_dim, hidden_dim, bias=False),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from siamese.backbones import Backbone
 from siamese.losses import cosine_similarity
 from siamese.methods.base import Method
+from siamese.schema.types import Depth, Width
 
 
 class SimSiam(Method):
@@ -27,9 +28,9 @@ class SimSiam(Method):
     def __init__(
         self,
         backbone: Backbone,
-        output_dim: int,
-        layers: int,
-        predictor_dim: int,
+        output_dim: Width,
+        layers: Depth,
+        predictor_dim: Width,
         fix_predictor_lr: bool,
         **base: Any,
     ):

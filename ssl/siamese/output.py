@@ -1,0 +1,65 @@
+"""What a run prints. It never ends a run: a character that the terminal lacks, a closed pipe, a full disk."""
+
+import contextlib
+import os
+import sys
+from typing import Any, TextIO
+
+from rich.console import Console
+
+
+class Unfailing:
+    """A text stream that goes on where it cannot be written: from the first failure on, its output is dropped.
+
+    Args:
+        stream: what is written to.
+        told: where the first failure is said, once; None says nothing.
+    """
+
+    def __init__(self, stream: TextIO, told: TextIO | None):
+        self.stream, self.told = stream, told
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """As a text stream's; never raises OSError."""
+        with self._lossy():
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As a text stream's; never raises OSError."""
+        with self._lossy():
+            self.stream.flush()
+
+    @contextlib.contextmanager
+    def _lossy(self) -> Any:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # ValueError: closed
+            with contextlib.suppress(OSError, ValueError):
+                # What is still in its buffers, now and at the interpreter's end, goes nowhere.
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.stream.fileno())
+                os.close(nowhere)
+            if self.told is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    print(f"standard output cannot be written ({error}); the run goes on without it", file=self.told)
+                self.told = None
+
+
+def protect() -> None:
+    """Make the standard streams of this process unfailing, once."""
+    for name in ("stderr", "stdout"):
+        stream = getattr(sys, name)
+        if stream is None or isinstance(stream, Unfailing):
+            continue
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+        setattr(sys, name, Unfailing(stream, sys.stderr if name == "stdout" else None))
+
+
+def console() -> Console:
+    """Prints text as it is: a bracket or a colon in a user's path is no markup."""
+    return Console(markup=False, emoji=False, highlight=False)

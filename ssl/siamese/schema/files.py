@@ -1,0 +1,123 @@
+"""The config of a checkpoint, which may be a stranger's: nothing in it is resolved, imported or called unseen."""
+
+import copy
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from siamese.errors import UserError
+from siamese.schema.check import check_group, joined, shown
+from siamese.schema.groups import CONF, Train
+
+DEPTH = 16
+# Arguments of timm.create_model that read other files or fetch them.
+TIMM_FILES = ("checkpoint", "pretrained", "cache", "file", "hf_", "url")
+
+
+def trusted(config: Any, setting: str, trust: bool) -> DictConfig:
+    """The config that a checkpoint holds, once it has been found harmless.
+
+    Args:
+        config: the plain values in the file.
+        setting: which file, as it was given, e.g. "ckpt=FILE".
+        trust: may it name classes of the user's own?
+
+    Raises:
+        UserError: it holds an interpolation, names a class or function that no option in conf/ names at that place
+            (unless `trust`), has a key that is unknown now, or an impossible value.
+    """
+    try:
+        _plain("", config)
+        config = upgraded(dict(config))
+        if not trust:
+            _check_targets("", config)
+        check_group("", config, Train)
+    except UserError as error:
+        raise UserError(
+            setting, f"its config cannot be used: {error.setting}: {error.problem}", error.remedy
+        ) from error
+    return OmegaConf.create(config)
+
+
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of an older version as this one would have written it."""
+    new = copy.deepcopy(dict(config))
+    data, trainer = new.get("data"), new.get("trainer")
+    if isinstance(data, dict) and isinstance(data.get("source"), dict):
+        named = re.fullmatch(r"torchvision\.datasets\.(\w+)", str(data["source"].get("path")))
+        if named:
+            data["source"] = named.group(1)
+    if isinstance(trainer, dict) and trainer.get("max_steps") == -1:
+        del trainer["max_steps"]
+    return new
+
+
+def _plain(key: str, value: Any, depth: int = 0) -> None:
+    """Refuse what is no plain value, and what OmegaConf would resolve: it reads the environment and files."""
+    if depth > DEPTH:
+        raise UserError(key, "is nested too deeply", "use a checkpoint that train.py has written")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise UserError(joined(key, name), "is no name", "use a checkpoint that train.py has written")
+            _plain(joined(key, name), inner, depth + 1)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _plain(joined(key, i), inner, depth + 1)
+    elif isinstance(value, str) and ("${" in value or value == "???"):
+        raise UserError(
+            f"{key}={shown(value)}", "is an interpolation, and resolving it could read secrets",
+            "checkpoints of train.py hold resolved values: use one of them",
+        )  # fmt: skip
+    elif value is not None and not isinstance(value, (bool, int, float, str)):
+        raise UserError(key, f"holds a {type(value).__name__}", "use a checkpoint that train.py has written")
+
+
+def _check_targets(key: str, value: Any) -> None:
+    """Every `_target_`, however deep, must be one that an option in conf/ names at the same place."""
+    if isinstance(value, list):
+        for i, inner in enumerate(value):
+            _check_targets(joined(key, i), inner)
+    if not isinstance(value, dict):
+        return
+    if "_target_" in value:
+        known = shipped().get(key, frozenset())
+        if value["_target_"] not in known:
+            raise UserError(
+                f"{key}._target_={shown(value['_target_'])}",
+                f"is none of this project's own ({', '.join(sorted(known)) or 'none belongs there'}), and calling it "
+                "could run anything",
+                "where you know the file and trust that name, add trust_config=true",
+            )
+        if value["_target_"] == "siamese.backbones.timm_model":
+            for name in value.get("options") or {}:
+                if str(name).startswith(TIMM_FILES):
+                    raise UserError(
+                        f"{key}.options.{name}", "would read or fetch another file", "add trust_config=true to allow it"
+                    )
+    for name, inner in value.items():
+        _check_targets(joined(key, name), inner)
+
+
+@functools.cache
+def shipped() -> dict[str, frozenset[str]]:
+    """Dotted place in a config -> the `_target_`s that the option files in conf/ name there."""
+    found: dict[str, set[str]] = {}
+
+    def collect(key: str, node: Any) -> None:
+        if isinstance(node, dict):
+            if isinstance(node.get("_target_"), str):
+                found.setdefault(key, set()).add(node["_target_"])
+            for name, inner in node.items():
+                collect(joined(key, name), inner)
+
+    for file in CONF.rglob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        package = re.match(r"# @package (\S+)", text)
+        place = package.group(1) if package else ".".join(file.relative_to(CONF).parent.parts)
+        collect("" if place == "_global_" else place, yaml.safe_load(text))
+    return {key: frozenset(names) for key, names in found.items()}

@@ -1,0 +1,200 @@
+"""The nodes of conf/train.yaml and conf/eval_linear.yaml that name no class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from siamese.errors import UserError
+from siamese.schema.check import check_group, hints, meta, shown
+from siamese.schema.types import (
+    AtLeastTwo,
+    Built,
+    Count,
+    Group,
+    Mean,
+    Natural,
+    NonNegative,
+    PathText,
+    Pixels,
+    Positive,
+    Says,
+    Seed,
+    Share,
+    Std,
+    Workers,
+)
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+Resident = Literal["auto"] | bool
+Node = Annotated[Any, Built()]
+
+
+class CheckpointSettings(Group):
+    every_steps: Natural
+
+
+class MonitorSettings(Group):
+    every: Natural
+    online_lr: Positive
+    max_images: AtLeastTwo
+
+
+class Neighbours(Group):
+    k: Count
+    temperature: Positive
+
+
+class TrainProbes(Group):
+    knn: Neighbours
+    linear: Node
+
+
+class LoaderSettings(Group):
+    """Keys of `data` that are not the data set's own."""
+
+    resident: Resident
+    resident_mb: NonNegative
+    workers: Workers
+    crop: Pixels
+    center: Share
+    mean: Mean
+    std: Std
+    epochs: Count
+    batch_size: AtLeastTwo
+
+
+class TrainerSettings(Group):
+    """What conf/trainer has of Lightning's Trainer; `+trainer.KEY=` gives further arguments of it."""
+
+    accelerator: str
+    devices: Literal["auto"] | int | Sequence[Natural]
+    num_nodes: Count
+    strategy: str
+    precision: str | int
+    accumulate_grad_batches: Count
+    log_every_n_steps: Count
+    deterministic: bool
+
+
+TRAINER_OWN = {
+    **dict.fromkeys(("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "fast_dev_run"), "epochs="),
+    **dict.fromkeys(("limit_train_batches", "overfit_batches"), "data.train_images="),
+    "logger": "logger=", "callbacks": "on_nonfinite= and on_collapse=",
+    "enable_checkpointing": "checkpoint.every_steps=",
+    "sync_batchnorm": "a method that wants it", "default_root_dir": "run_dir=",
+}  # fmt: skip
+
+
+class Train(Group):
+    data: Annotated[Any, Built(LoaderSettings)]  # first, as others repeat its values
+    method: Node
+    seed: Seed
+    epochs: Count
+    batch_size: AtLeastTwo
+    run_dir: PathText | None
+    resume: Literal["auto"] | bool
+    init_from: PathText | None
+    overwrite: bool
+    compile: Literal["auto"] | bool
+    deterministic: bool
+    on_nonfinite: Literal["stop", "skip"]
+    on_collapse: Literal["warn", "stop"]
+    checkpoint: CheckpointSettings
+    monitor: MonitorSettings
+    scale: dict[str, Any]
+    views: dict[str, Any]
+    augment: Node
+    backbone: Node
+    optimizer: Node
+    trainer: Annotated[Any, Built(TrainerSettings, TRAINER_OWN)]
+    logger: Annotated[Any, Built(optional=True)]
+    eval: TrainProbes
+
+
+class EvalData(Group):
+    path: PathText | None
+    resident: Resident
+    resident_mb: NonNegative
+    workers: Workers
+    packed: PathText | None
+    on_error: Literal["stop", "skip"] | None
+    test_path: PathText | None
+    download: bool | None
+
+
+class EvalNeighbours(Group):
+    k: Count | None
+    temperature: Positive | None
+    ks: Sequence[Count]
+    temperatures: Sequence[Positive]
+
+
+class Protocols(Group):
+    protocols: Annotated[Sequence[str], Len(1), Says("a list of protocols, as in [knn,linear], or eval=all")]
+    data: Sequence[str]
+    supervised: PathText | None
+    cache: PathText | None
+    in_memory_mb: NonNegative
+    knn: EvalNeighbours
+    linear: Node
+    logistic: Node
+    linear_crops: Node
+    lowshot: Node
+    finetune: Node
+    unlabelled: Node
+
+
+class Evaluate(Group):
+    ckpt: PathText | None
+    compare: PathText | Sequence[PathText] | None
+    foreign: Sequence[str]
+    trust_config: bool
+    data: EvalData
+    batch_size: Count
+    device: Literal["auto", "cpu", "cuda"]
+    run_dir: PathText | None
+    overwrite: bool
+    eval: Protocols
+
+
+def check_train(cfg: DictConfig) -> None:
+    """Check a composed conf/train.yaml.
+
+    Raises:
+        UserError: names the first key that is missing, unknown or has an impossible value.
+    """
+    if isinstance(cfg.get("eval"), DictConfig) and "protocols" in cfg.eval:
+        raise UserError("eval=", "this option is one of eval_linear.py", "choose default or cifar")
+    check_group("", plain(cfg, Train), Train)
+
+
+def check_eval(cfg: DictConfig) -> None:
+    """Check a composed conf/eval_linear.yaml, as `check_train`."""
+    if isinstance(cfg.get("eval"), DictConfig) and "protocols" not in cfg.eval:
+        raise UserError("eval=", "this option is one of train.py", "choose all, knn, linear, …")
+    values = plain(cfg, Evaluate)
+    linear = values["eval"].get("linear")
+    if isinstance(linear, dict) and linear.get("epochs", 0) is None:  # null: as in the training
+        del linear["epochs"]
+    check_group("", values, Evaluate)
+
+
+def plain(cfg: DictConfig, group: type[Group]) -> dict[str, Any]:
+    """Resolved plain values. A node that is missing is told first, since others may refer to it."""
+    try:
+        for key, kind in hints(group).items():
+            node = cfg.get(key)
+            holds_keys = (isinstance(kind, type) and issubclass(kind, Group)) or meta(kind, Built) is not None
+            if holds_keys and not isinstance(node, DictConfig):
+                options = sorted(f.stem for f in (CONF / key).glob("*.yaml") if not f.name.startswith("_"))
+                told = f"choose one of {', '.join(options)}" if options else f"give {key}.KEY=VALUE"
+                raise UserError(f"{key}={shown(node)}", "these settings are needed", told)
+        return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        key = str(getattr(error, "full_key", None) or "the config")
+        problem = " ".join(str(error).split("\n")[0].split())
+        raise UserError(key, f"cannot be resolved ({problem})", "give it a value") from error

@@ -1,0 +1,101 @@
+"""Types of settings: annotate a constructor's argument with one, and its key in conf/ is checked by it.
+
+Validation is pydantic's in strict mode: a switch is true or false alone, a text is no number, NaN and infinity are no
+numbers. Upper bounds that no machine reaches keep a slip of the finger from asking for terabytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+from pydantic import AfterValidator, Field
+
+from siamese.errors import SEEDS
+
+
+@dataclass(frozen=True)
+class Says:
+    """What the message asks for, where the type alone says it badly."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Like:
+    """The arguments are those of `target`: of ``**kwargs``, or of each mapping in a list."""
+
+    target: Any
+
+
+class Group:
+    """A node without a class of its own: the annotations of a subclass are its keys."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A node with `_target_`.
+
+    Args:
+        also: keys that the node has beside the arguments of what it names, or whose types that leaves open.
+        own: arguments that the run sets itself, and the key to use instead.
+        optional: may be a node without any key.
+    """
+
+    also: type[Group] | None = None
+    own: Mapping[str, str] = field(default_factory=dict, hash=False)
+    optional: bool = False
+
+
+def _rising(values: Any) -> Any:
+    if list(values) != sorted(values):
+        raise ValueError("must rise")
+    return values
+
+
+Count = Annotated[int, Ge(1)]
+AtLeastTwo = Annotated[int, Ge(2)]
+Natural = Annotated[int, Ge(0)]
+Depth = Annotated[int, Ge(1), Le(1000)]  # layers or blocks
+Pixels = Annotated[int, Ge(1), Le(1 << 14)]
+Width = Annotated[int, Ge(1), Le(1 << 20)]  # of a layer
+Positives = Annotated[Sequence[Annotated[float, Gt(0)]], Len(1), Says("a list of numbers above 0, as in [1,2]")]
+NonNegatives = Annotated[
+    Sequence[Annotated[float, Ge(0)]], Len(1), Says("a list of numbers of at least 0, as in [0,1]")
+]
+Widths = Annotated[Sequence[Width], Len(1), Says("a list of whole numbers, at least 1 each")]
+Seed = Annotated[int, Ge(0), Le(SEEDS)]
+Workers = Annotated[int, Ge(0), Le(1024)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Probability = Annotated[float, Ge(0), Le(1)]
+Share = Annotated[float, Gt(0), Le(1)]
+ProperShare = Annotated[float, Gt(0), Lt(1)]
+
+# A name becomes a part of a path and of tables.
+Name = Annotated[str, Field(pattern=r"^\w[\w.+-]{0,99}$"), Says("a name of letters, digits, _ . + -")]
+PathText = Annotated[
+    Annotated[str, Field(pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")] | int,
+    Says("a path (in quotes where it looks like a number: run_dir='\"2024.10\"')"),
+]
+
+Angle = Annotated[float, Ge(0), Le(180)]
+
+
+def _turn_of_hue(strengths: Any) -> Any:
+    if strengths[3] > 0.5:
+        raise ValueError("half a circle is all there is")
+    return strengths
+
+
+Jitter = Annotated[
+    Sequence[NonNegative], Len(4, 4), AfterValidator(_turn_of_hue),
+    Says("four strengths of at least 0 (brightness, contrast, saturation, hue), the hue's at most 0.5"),
+]  # fmt: skip
+Interpolation = Literal["bilinear", "bicubic"]
+CropScale = Annotated[
+    Sequence[Share], Len(2, 2), AfterValidator(_rising), Says("two parts of the area, rising, in (0, 1]")
+]
+Range = Annotated[Sequence[Positive], Len(2, 2), AfterValidator(_rising), Says("two rising numbers above 0")]
+Mean = Annotated[Sequence[Probability], Len(3, 3), Says("three numbers in [0, 1], where 1 is the brightest value")]
+Std = Annotated[Sequence[Share], Len(3, 3), Says("three numbers in (0, 1], where 1 is the brightest value")]

@@ -1,0 +1,212 @@
+"""Every key of a config has a type: an impossible value is one line that names it, before anything is built."""
+
+import math
+
+import pytest
+from omegaconf import OmegaConf
+
+from siamese import build
+from siamese.errors import UserError
+from siamese.schema import check_eval, check_train
+from siamese.schema.check import arguments, shown, wanted
+from siamese.schema.types import Count, Probability
+from siamese.session import Session
+
+COMBINATIONS = [
+    ("method=simsiam",),
+    ("method=simclr", "method/loss=nt_xent_chunked", "data=cifar10", "optimizer=lars"),
+    ("method=simclr", "method/loss=triplet", "data=npz", "data.path=x.npz"),
+    ("method=moco", "data=folder", "data.path=photos", "backbone=timm"),
+    ("method=moco_v3", "data=stl10", "optimizer=sgd", "trainer=ddp"),
+    ("method=byol", "data=imagenet", "data.path=photos", "backbone=lightly"),
+    ("method=moco_v1", "data=fashion_mnist", "optimizer=adamw", "logger=tensorboard"),
+    ("method=supervised", "data=cifar100"),
+]
+GARBAGE = ["x y", "", -3, -0.5, math.nan, math.inf, True, [], ["a"], [[1]], {"a": 1}]
+# Settings that take a value of this kind, so that it is no garbage there: anything Lightning or timm may know.
+FREE = ("trainer.accelerator", "trainer.strategy", "trainer.precision", "trainer.devices", "logger.")
+
+
+def leaves(node, prefix=""):
+    for key in node:
+        child = node._get_node(key)
+        name = f"{prefix}{key}"
+        if OmegaConf.is_dict(child) and len(child):
+            yield from leaves(child, f"{name}.")
+        else:
+            yield name
+
+
+def takes(key, value):
+    """May this value be meant? Everything else must be refused."""
+    text = key.endswith(("path", "run_dir", "init_from", "packed")) and isinstance(value, (str, int))
+    switch = value is True and key.split(".")[-1] in (
+        "resume", "overwrite", "compile", "deterministic", "resident", "compiled", "download", "small_stem", "mlp",
+        "zero_init_residual", "pretrained", "gray_first", "fused", "exclude_bias_and_norm", "fix_predictor_lr",
+        "lr_in_buffer", "symmetric", "_partial_", "train", "nesterov", "clip",
+    )  # fmt: skip
+    free = key.startswith(("data.train.", "data.test.")) and isinstance(value, (str, bool))
+    whole_list = value == [] and key in ("optimizer.milestones", "trainer.devices", "augment.views")
+    algorithm = key.startswith("optimizer.algorithm.") and isinstance(value, float | int)  # tried by a step, below
+    mapping = isinstance(value, dict) and key in ("backbone.options", "scale", "views", "augment.views")
+    return (text and value != "") or switch or free or whole_list or mapping or algorithm or key.startswith(FREE)
+
+
+@pytest.mark.parametrize("overrides", COMBINATIONS, ids=lambda o: o[0] + " " + o[1] if len(o) > 1 else o[0])
+def test_every_key_refuses_what_it_cannot_be(config, overrides):
+    cfg = config(*overrides)
+    check_train(cfg)
+    OmegaConf.set_struct(cfg, False)
+    keys = [k for k in leaves(cfg) if not k.endswith("_target_")]
+    assert len(keys) > 80
+    accepted, unclear = [], []
+    for key in keys:
+        before = OmegaConf.select(cfg, key)
+        for value in (v for v in GARBAGE if not takes(key, v)):
+            OmegaConf.update(cfg, key, value, merge=False)
+            try:
+                check_train(cfg)
+                accepted.append((key, value))
+            except UserError as error:
+                if "\n" in str(error) or key.split(".")[-1] not in str(error):
+                    unclear.append((key, value, str(error)))
+        OmegaConf.update(cfg, key, before, merge=False)
+    assert accepted == []
+    assert unclear == []
+    check_train(cfg)
+
+
+@pytest.mark.parametrize("key", ["batch_size", "eval.knn.ks", "eval.linear.lrs", "eval.logistic.l2s", "data.workers",
+                                 "eval.linear_crops.momentum", "eval.unlabelled.views", "eval.in_memory_mb",
+                                 "eval.linear_crops.crop_scale", "overwrite", "trust_config", "foreign",
+                                 "eval.data"])  # fmt: skip
+def test_every_key_of_the_evaluation(config, key):
+    for value in ("x y", -3, math.nan, [["a"]], {"a": 1}):
+        cfg = config("ckpt=a.ckpt", "eval=all", name="eval_linear")
+        check_eval(cfg)
+        OmegaConf.set_struct(cfg, False)
+        OmegaConf.update(cfg, key, value, merge=False)
+        with pytest.raises(UserError, match=key.replace(".", r"\.")):
+            check_eval(cfg)
+
+
+@pytest.mark.parametrize("group", ["data", "backbone", "method", "optimizer", "augment", "trainer", "eval", "logger"])
+@pytest.mark.parametrize("value", [None, "x", 3, []])
+def test_a_group_is_a_group(config, group, value):
+    cfg = config()
+    OmegaConf.set_struct(cfg, False)
+    OmegaConf.update(cfg, group, value, merge=False)
+    with pytest.raises(UserError, match=f"^{group}=.*: these settings are needed; choose one of"):
+        check_train(cfg)
+    del cfg[group]
+    with pytest.raises(UserError, match=f"^{group}=null: these settings are needed"):
+        check_train(cfg)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("backbone.widths=[]", "backbone.widths=[]: not a possible value; give a list of whole numbers"),
+        ("backbone.widths=[0]", "backbone.widths=[0]: not a possible value"),
+        ("backbone.widths=8", "backbone.widths=8: not a possible value"),
+        ("backbone.blocks=-1", "backbone.blocks=-1: not a possible value; give a whole number in [1, 1000]"),
+        ("data=folder data.size=big data.path=p", "data.size=big: not a possible value; give a whole number"),
+        ("data=folder data.size=0 data.path=p", "data.size=0: not a possible value; give a whole number"),
+        ("data.split_seed=x", "data.split_seed=x: not a possible value"),
+        ("+method.extra=1", "method.extra=1: no such key"),
+        ("+method.predictor_dims=1", "method.predictor_dims=1: no such key; did you mean method.predictor_dim or"),
+        ("method.predictor_dim=-3", "method.predictor_dim=-3: not a possible value"),
+        ("method.name=[a]", "method.name=[a]: not a possible value; give a name of letters"),
+        ("method.name=../../x", "method.name=../../x: not a possible value"),
+        ("data.center=0", "data.center=0: not a possible value; give a number in (0, 1]"),
+        ("data.center=5", "data.center=5: not a possible value"),
+        ("data.val_fraction=0.001", "data.val_fraction=0.001: holds out no image; the largest class has 146 images"),
+        ("data.test_fraction=-1", "data.test_fraction=-1: not a possible value"),
+        ("data.test_fraction=1", "data.test_fraction=1: not a possible value; give a number in (0, 1)"),
+        ("data.test_fraction=0.9999", "data.test_fraction=0.9999: leaves a part without images of every class"),
+        ("augment.mean=[0.5]", "augment.mean=[0.5]: not a possible value; give three numbers"),
+        ("data.mean=[300,300,300]", "data.mean=[300,300,300]: not a possible value; give three numbers in [0, 1]"),
+        ("augment.std=[0,0,0]", "augment.std=[0,0,0]: not a possible value"),
+        ("augment.crop_ratio=[0,0]", "augment.crop_ratio=[0,0]: not a possible value; give two rising"),
+        ("augment.crop_ratio=[2,1]", "augment.crop_ratio=[2,1]: not a possible value"),
+        ("augment.blur_sigma=[-1,2]", "augment.blur_sigma=[-1,2]: not a possible value"),
+        ("augment.jitter=[1,1,1]", "augment.jitter=[1,1,1]: not a possible value; give four strengths"),
+        ("augment.jitter=[0,0,0,0.6]", "augment.jitter=[0,0,0,0.6]: not a possible value"),
+        ("augment.views=[{flip:1},{}]", "augment.views.0.flip=1: no such key; did you mean augment.views.0.flip_p?"),
+        ("augment.views=[{flip_p:7},{}]", "augment.views.0.flip_p=7: not a possible value"),
+        ("overwrite=no", "overwrite=no: not a possible value; give true or false"),
+        ("overwrite=1", "overwrite=1: not a possible value; give true or false"),
+        ("deterministic=on", "deterministic=on: not a possible value"),
+        ("compile=yes", "compile=yes: not a possible value; give auto, true or false"),
+        ("data=cifar10 data.download=no", "data.download=no: not a possible value; give true or false"),
+        ("run_dir=", "run_dir=: not a possible value; give a path"),
+        ("run_dir='  '", "run_dir= : not a possible value; give a path"),
+        ("run_dir=2024.10", "run_dir=2024.1: not a possible value; give a path (in quotes"),
+        ("init_from=", "init_from=: not a possible value"),
+        ("optimizer.algorithm.betas=[0.9]", "optimizer.algorithm.betas=[0.9]: not a possible value"),
+        ("optimizer.algorithm.betas=[0.9,2]", "optimizer.algorithm: cannot work (Invalid beta parameter"),
+        ("optimizer.algorithm.fused=no", "optimizer.algorithm.fused=no: not a possible value"),
+        ("optimizer=sgd optimizer.algorithm.momentum=-1", "optimizer.algorithm: cannot work (Invalid momentum"),
+        ("backbone._target_=nowhere.Net", "backbone._target_=nowhere.Net: cannot be imported (ModuleNotFound"),
+        ("backbone._target_=Net", "backbone._target_=Net: cannot be imported (no module.name)"),
+        ("+trainer.max_steps=3", "trainer.max_steps=3: the run sets it itself; use epochs="),
+        ("trainer.log_every_n_steps=0", "trainer.log_every_n_steps=0: not a possible value"),
+        ("+foo=1", "foo=1: no such key"),
+        ("method.fix_predictor_lr=perhaps", "method.fix_predictor_lr=perhaps: not a possible value"),
+        ("seed=${nothing}", "the config: cannot be resolved"),
+        ("method=moco method.hidden_dim=0", "method.hidden_dim=0: v2's head has a hidden layer"),
+        ("trainer.devices=0", "trainer.devices=0: at least one device is needed"),
+    ],
+)  # fmt: skip
+def test_one_line(config, tmp_path, monkeypatch, given, says):
+    monkeypatch.chdir(tmp_path)
+    arguments = [given] if "'" in given else given.split()
+    with pytest.raises(UserError) as error:
+        Session(config(*arguments))
+    assert str(error.value).startswith(" ".join(says.split())), str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_arguments_follow_the_constructors():
+    """A method's settings are its own and those of the base; a data set's those of the split too."""
+    from siamese.data.sets import digits
+    from siamese.methods.byol import BYOL
+
+    assert {"hidden_dim", "momentum", "name", "backbone"} <= set(arguments(BYOL))
+    assert arguments(BYOL)["momentum"] == Probability
+    assert {"test_fraction", "val_fraction", "split_seed"} <= set(arguments(digits))
+    assert "self" not in arguments(BYOL)
+
+
+def test_words():
+    assert wanted(Count) == "a whole number of at least 1"
+    assert wanted(Probability | None) == "a number in [0, 1] or null"
+    assert shown({"a": [True, None, 1.5, "x"]}) == "{a:[true,null,1.5,x]}"
+    assert len(shown("x" * 1000)) == 100
+
+
+def test_a_class_of_the_users_own_is_checked_by_its_own_types(config, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from siamese.methods.simsiam import SimSiam\n"
+        "class Mine(SimSiam):\n"
+        "    def __init__(self, backbone, weight: float, **base):\n"
+        "        super().__init__(backbone, **base)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = config("method._target_=mine.Mine", "+method.weight=1.5")
+    check_train(cfg)
+    for wrong, says in (("x", "a number"), (None, "a number"), (True, "a number")):
+        cfg.method.weight = wrong
+        with pytest.raises(UserError, match=f"method.weight=.*; give {says}"):
+            check_train(cfg)
+
+
+def test_no_key_is_missing(config):
+    cfg = config("method=byol")
+    OmegaConf.set_struct(cfg, False)
+    del cfg.monitor.every
+    with pytest.raises(UserError, match="^monitor.every: is missing; give a whole number of at least 0"):
+        check_train(cfg)
+    cfg = config("method=byol", "~method.momentum")
+    with pytest.raises(UserError, match="missing a required argument: 'momentum'"):
+        build.method(cfg, build.backbone(cfg), build.data_set(cfg))
