@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -229,17 +230,76 @@ void view(const Batch& b, int64_t i, std::vector<float>& turned, std::vector<flo
     for (int64_t p = c * pixels; p < (c + 1) * pixels; ++p) x[p] = (x[p] - b.mean[c]) / b.std[c];
 }
 
+enum Problem { OK, SIZES, THREADS, POINTER, SCALE, BOX, DEGREES, ORDER, FACTORS, SIGMA, KERNEL, MEMORY };
+
+// By its bits: -ffinite-math-only makes std::isfinite say true of everything.
+bool finite(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return (bits & 0x7f800000u) != 0x7f800000u;
+}
+
+bool finite(const float* x, int64_t length) { return std::all_of(x, x + length, [](float v) { return finite(v); }); }
+
+bool is_order(const int64_t* order) {
+  int64_t seen = 0;
+  for (int64_t stage = 0; stage < 4; ++stage)
+    if (order[stage] >= 0 && order[stage] < 4) seen |= 1 << order[stage];
+  return seen == 15;
+}
+
+// What is wrong with a batch; numbers that no step reads are not judged.
+Problem problem(const Batch* batch, int64_t threads) {
+  if (!batch) return POINTER;
+  const Batch& b = *batch;
+  const int64_t side = 1 << 24;  // pixels that float counts exactly; the square fits int64_t
+  for (int64_t length : {b.height, b.width, b.size})
+    if (length < 1 || length > side) return SIZES;
+  if (b.count < 0 || 12.0 * b.count * std::max(b.height * b.width, b.size * b.size) > 4e18) return SIZES;  // bytes
+  if (threads < 1) return THREADS;
+  if (b.count == 0) return OK;  // torch's empty tensors lie nowhere
+  for (const void* pointer : {(const void*)b.images, (const void*)b.box, (const void*)b.flip, (const void*)b.degrees,
+                              (const void*)b.jitter, (const void*)b.factors, (const void*)b.order,
+                              (const void*)b.gray, (const void*)b.blur, (const void*)b.sigma,
+                              (const void*)b.solarize, (const void*)b.mean, (const void*)b.std, (const void*)b.out})
+    if (!pointer) return POINTER;
+  if (!finite(b.mean, 3) || !finite(b.std, 3) || std::count(b.std, b.std + 3, 0.0f)) return SCALE;
+  for (int64_t i = 0; i < b.count; ++i) {
+    const int64_t *box = b.box + 4 * i, top = box[0], left = box[1], height = box[2], width = box[3];
+    if (top < 0 || height < 1 || height > b.height || top > b.height - height) return BOX;
+    if (left < 0 || width < 1 || width > b.width || left > b.width - width) return BOX;
+    if (b.rotates && !finite(b.degrees[i])) return DEGREES;
+    if (b.jitter[i] && !is_order(b.order + 4 * i)) return ORDER;
+    if (b.jitter[i] && !finite(b.factors + 4 * i, 4)) return FACTORS;
+    if (!b.blur[i]) continue;
+    if (!finite(b.sigma[i]) || b.sigma[i] <= 0) return SIGMA;
+    if (b.blur_kernel < 1 || b.blur_kernel % 2 == 0 || b.blur_kernel / 2 >= b.size) return KERNEL;  // mirrored once
+  }
+  return OK;
+}
+
 }  // namespace
 
-extern "C" void render(const Batch* batch, int64_t threads) {
+// A `Problem`, for which native.py has words; nothing is rendered where an argument is wrong. No exception leaves.
+extern "C" int render(const Batch* batch, int64_t threads) noexcept {
+  if (const Problem found = problem(batch, threads)) return found;
   std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
   auto work = [&] {
-    std::vector<float> turned(batch->rotates ? 3 * batch->height * batch->width : 0);
-    std::vector<float> scratch(std::max(3 * batch->size, batch->height) * batch->size);
-    for (int64_t i; (i = next++) < batch->count;) view(*batch, i, turned, scratch);
+    try {
+      std::vector<float> turned(batch->rotates ? 3 * batch->height * batch->width : 0);
+      std::vector<float> scratch(std::max(3 * batch->size, batch->height) * batch->size);
+      for (int64_t i; !failed && (i = next++) < batch->count;) view(*batch, i, turned, scratch);
+    } catch (...) {
+      failed = true;
+    }
   };
   std::vector<std::thread> others;
-  for (int64_t t = 1; t < std::min(threads, batch->count); ++t) others.emplace_back(work);
+  try {
+    for (int64_t t = 1; t < std::min(threads, batch->count); ++t) others.emplace_back(work);
+  } catch (...) {  // no more threads to be had: fewer make the same views
+  }
   work();
   for (auto& other : others) other.join();
+  return failed ? MEMORY : OK;
 }

@@ -69,7 +69,7 @@ def crop_boxes(
         ratio: bounds of width / height, drawn log-uniformly.
         aspect: (B,) width / height of the original photographs, where they were squeezed into
             (height, width): the box then has the drawn area and ratio in the original (Inception
-            crop, arXiv:1409.4842), to a pixel of the squeezed image.
+            crop, arXiv:1409.4842), to a pixel of the squeezed image, and one pixel at least.
     """
     squeeze = torch.ones(len(uniform), 1) if aspect is None else (aspect.view(-1, 1).cpu() * height / width)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[:, :CROP_TRIES])
@@ -80,17 +80,16 @@ def crop_boxes(
     fits = (box_width > 0) & (box_width <= width) & (box_height > 0) & (box_height <= height)
     first = fits.to(torch.int64).argmax(1, keepdim=True)
     box_width, box_height = box_width.gather(1, first).squeeze(1), box_height.gather(1, first).squeeze(1)
-    # Where no try fits: the largest central box of an allowed ratio.
+    # Where no try fits: the largest central box of an allowed ratio, of a pixel at least (torchvision's may have none).
     original = width / height * squeeze.squeeze(1)
-    fallback_width = torch.where(original > ratio[1], (width * ratio[1] / original).round(), width)
-    fallback_height = torch.where(original < ratio[0], (height * original / ratio[0]).round(), height)
+    fallback_width = torch.where(original > ratio[1], (width * ratio[1] / original).round().clamp(1, width), width)
+    fallback_height = torch.where(original < ratio[0], (height * original / ratio[0]).round().clamp(1, height), height)
     any_fits = fits.any(1)
     box_width = torch.where(any_fits, box_width, fallback_width)
     box_height = torch.where(any_fits, box_height, fallback_height)
-    top = torch.where(
-        any_fits, (uniform[:, -2] * (height - box_height + 1)).floor(), ((height - box_height) / 2).floor()
-    )
-    left = torch.where(any_fits, (uniform[:, -1] * (width - box_width + 1)).floor(), ((width - box_width) / 2).floor())
+    below, beside = height - box_height, width - box_width
+    top = torch.where(any_fits, (uniform[:, -2] * (below + 1)).floor(), (below / 2).floor())
+    left = torch.where(any_fits, (uniform[:, -1] * (beside + 1)).floor(), (beside / 2).floor())
     return torch.stack([top, left, box_height, box_width], 1).to(torch.int64)
 
 
@@ -279,7 +278,7 @@ class Views(nn.Module):
             why = f"{pixels:.1g} pixels in the run {'>=' if compiled else '<'} {least:.0g}"
         if cpu and compiled:
             try:
-                native.library()
+                why += native.library().note
             except native.CompilerError as error:
                 if wanted is True:
                     raise UserError(
@@ -339,9 +338,10 @@ class CleanView(nn.Module):
             return ops.normalize(images.float().div_(255), self.mean, self.std)
         squeeze = torch.ones(batch) if aspect is None else aspect.cpu() * height / width
         original = width / height * squeeze  # width / height of the photograph
-        box_height = self.center * height * original.clamp(max=1)
-        box_width = self.center * width / original.clamp(min=1)
+        box_height = (self.center * height * original.clamp(max=1)).clamp(min=1)
+        box_width = (self.center * width / original.clamp(min=1)).clamp(min=1)
         box = torch.stack([(height - box_height) / 2, (width - box_width) / 2, box_height, box_width], 1)
+        box[:, :2] = torch.where(box[:, 2:] > 1, box[:, :2], box[:, :2].floor())  # one pixel, not halves of two
         x = ops.resized_crop(images, box, self.size, self.interpolation).div_(255)
         return ops.normalize(x.clamp_(0, 1) if self.interpolation == "bicubic" else x, self.mean, self.std)
 
