@@ -52,6 +52,75 @@ def test_lars_trajectory(lr_in_buffer, adapt, zero):
     torch.testing.assert_close(w.detach().double(), expected, rtol=1e-5, atol=1e-7)
 
 
+def reference_clipped(weights, gradients, lrs, wd, eta, momentum, adapt):
+    """solo-learn's LARS with clip_lr, one tensor as a list of floats, an operation a line."""
+    w, v = [float(x) for x in weights.flatten()], None
+    for gradient, lr in zip(gradients, lrs, strict=True):
+        g = [float(x) for x in gradient.flatten()]
+        wn, gn = math.sqrt(math.fsum(x * x for x in w)), math.sqrt(math.fsum(x * x for x in g))
+        if adapt and wn != 0 and gn != 0:
+            rate = eta * wn / (gn + wn * wd + 1e-8)
+            rate = min(rate / lr, 1) if lr else 1
+            g = [rate * (x + wd * y) for x, y in zip(g, w, strict=True)]
+        v = g if v is None else [momentum * a + b for a, b in zip(v, g, strict=True)]
+        w = [a - lr * b for a, b in zip(w, v, strict=True)]
+    return torch.tensor(w, dtype=torch.float64).view_as(weights)
+
+
+@pytest.mark.parametrize("rates", [[0.0, 0.1, 0.2, 0.3, 0.2, 0.01, 0.0], [0.02] * 7])
+@pytest.mark.parametrize("wd", [0.0, 0.3])
+def test_clipped_lars_is_solo_learns(rates, wd):
+    """Tensors whose rate is clipped and whose is not, with small gradients, zero weights, a zero gradient, excluded."""
+    f64 = torch.float64
+    starts = [torch.randn(5, 3, dtype=f64), 50 * torch.randn(4, 2, dtype=f64), torch.randn(3, 2, dtype=f64),
+              torch.zeros(2, 2, dtype=f64), torch.randn(2, 3, dtype=f64), torch.randn(6, dtype=f64)]  # fmt: skip
+    gradients = [[torch.randn_like(s) * (1e-7 if i == 2 else 1) for s in starts] for i in range(len(rates))]
+    for g in gradients:
+        g[2] *= 1e-8  # of the order of the constant in the denominator
+        g[4].zero_()
+    params = [nn.Parameter(s.clone()) for s in starts]
+    groups = [{"params": params[:5], "weight_decay": wd}, {"params": params[5:], "adapt": False}]
+    optimizer = LARS(groups, lr=0.0, trust_coefficient=0.02, clip=True)
+    for g, lr in zip(gradients, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        for p, own in zip(params, g, strict=True):
+            p.grad = own.clone()
+        optimizer.step()
+        assert all(torch.equal(p.grad, own) for p, own in zip(params, g, strict=True))  # the caller's
+    for i, (p, start) in enumerate(zip(params, starts, strict=True)):
+        expected = reference_clipped(start, [g[i] for g in gradients], rates, wd, 0.02, 0.9, adapt=i != 5)
+        torch.testing.assert_close(p.detach(), expected, rtol=1e-12, atol=1e-14)
+        assert i == 4 or not torch.equal(p.detach(), start)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "clipped LARS"])
+def test_a_loss_c_times_larger_is_a_rate_c_times_smaller_and_a_decay_c_times_larger(optimizer):
+    """What the recipes' conversions rest on. (Not so for the unclipped LARS.)"""
+
+    def make(params, lr, wd):
+        if optimizer == "sgd":
+            return torch.optim.SGD(params, lr=lr, momentum=0.9, weight_decay=wd)
+        return LARS(split_groups([{"params": params}], wd), lr=lr, trust_coefficient=0.02, clip=True)
+
+    def train(c):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4)).double()
+        made, x = make(list(net.parameters()), 0.4 / c, 1e-2 * c), torch.randn(16, 6, dtype=torch.float64)
+        for step in range(8):
+            for group in made.param_groups:
+                group["lr"] = 0.4 / c * (step + 1) / 8
+            made.zero_grad()
+            (c * net(x).square().mean()).backward()
+            made.step()
+        return [p.detach() for p in net.parameters()]
+
+    one, two, four = train(1), train(2), train(4)
+    for a, b, c in zip(one, two, four, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-9)  # the 1e-8 of the denominator
+        torch.testing.assert_close(c, a, rtol=1e-6, atol=1e-9)
+
+
 def test_lars_skips_tensors_without_a_gradient():
     w = nn.Parameter(torch.ones(2, 2))
     LARS([w], lr=1.0, weight_decay=1.0).step()

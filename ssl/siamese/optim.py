@@ -22,7 +22,8 @@ class LARS(Optimizer):
     """SGD with momentum and a trust ratio |w| / |g| a tensor (arXiv:1708.03888), for large batches.
 
     Groups with ``adapt=False`` (biases, norms) take a plain step. The ratio is 1 where a norm is zero,
-    and nothing is added to the norms, as in the official SimCLR, BYOL and MoCo v3 code.
+    and nothing is added to the norms, as in the official SimCLR, BYOL and MoCo v3 code. The clipped form
+    is solo-learn's (solo/utils/lars.py).
 
     Args:
         params: parameters or groups; a group may hold ``adapt``.
@@ -32,6 +33,8 @@ class LARS(Optimizer):
         trust_coefficient: eta, the factor of the ratio.
         lr_in_buffer: True is SimCLR's order (v = m v + lr g; w -= v), False is BYOL's and MoCo v3's
             (v = m v + g; w -= lr v). They differ while the learning rate changes.
+        clip: the rate of a tensor, eta |w| / (|g| + decay |w| + 1e-8) with |g| before the decay, takes the
+            place of `lr` and is at most `lr`: LARC. A tensor with a zero norm takes a plain step without decay.
     """
 
     def __init__(
@@ -42,9 +45,10 @@ class LARS(Optimizer):
         weight_decay: NonNegative = 0.0,
         trust_coefficient: Positive = 1e-3,
         lr_in_buffer: bool = False,
+        clip: bool = False,
     ):
         defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust_coefficient=trust_coefficient)
-        super().__init__(params, {**defaults, "lr_in_buffer": lr_in_buffer, "adapt": True})
+        super().__init__(params, {**defaults, "lr_in_buffer": lr_in_buffer, "clip": clip, "adapt": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -58,15 +62,18 @@ class LARS(Optimizer):
             if not params:
                 continue
             grads = [p.grad for p in params]
-            if group["weight_decay"]:
-                grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
-            if group["adapt"]:
-                weight_norm = torch.stack(torch._foreach_norm(params))
-                grad_norm = torch.stack(torch._foreach_norm(grads))
-                ratio = torch.where(
-                    (weight_norm > 0) & (grad_norm > 0), group["trust_coefficient"] * weight_norm / grad_norm, 1.0
-                )
-                grads = list(torch._foreach_mul(grads, list(ratio.unbind())))
+            if group["adapt"] and group["clip"]:
+                grads = _clipped(params, grads, group)
+            else:
+                if group["weight_decay"]:
+                    grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+                if group["adapt"]:
+                    weight_norm = torch.stack(torch._foreach_norm(params))
+                    grad_norm = torch.stack(torch._foreach_norm(grads))
+                    ratio = torch.where(
+                        (weight_norm > 0) & (grad_norm > 0), group["trust_coefficient"] * weight_norm / grad_norm, 1.0
+                    )
+                    grads = list(torch._foreach_mul(grads, list(ratio.unbind())))
             buffers = []
             for p in params:
                 if "momentum_buffer" not in self.state[p]:
@@ -77,6 +84,19 @@ class LARS(Optimizer):
             torch._foreach_add_(buffers, grads, alpha=inside)
             torch._foreach_add_(params, buffers, alpha=-outside)
         return loss
+
+
+def _clipped(params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """The gradients with decay, times min(1, rate / lr), of LARS's clipped form."""
+    decay, weight_norm = group["weight_decay"], torch.stack(torch._foreach_norm(params))
+    grad_norm = torch.stack(torch._foreach_norm(grads))
+    rate = group["trust_coefficient"] * weight_norm / (grad_norm + decay * weight_norm + 1e-8)
+    ratio = (rate / group["lr"]).clamp(max=1)  # 1 where lr is 0: a tensor over 0.0 is infinite
+    adapted = (weight_norm > 0) & (grad_norm > 0)
+    out = torch._foreach_mul(grads, list(torch.where(adapted, ratio, 1.0).unbind()))
+    decays = torch._foreach_mul(params, list(torch.where(adapted, decay * ratio, 0.0).unbind()))
+    torch._foreach_add_(out, decays)
+    return list(out)
 
 
 def lr_factor(
@@ -191,12 +211,12 @@ class OptimizerRecipe:
         return optimizer, LambdaLR(optimizer, lambdas)
 
 
-def ema_momentum(step: int, total_steps: int, start: float, cosine: bool) -> float:
-    """The target network's momentum at an optimiser step: `start`, or from `start` to 1 along half a
-    cosine (BYOL, arXiv:2006.07733, section 3.3)."""
+def ema_momentum(step: int, total_steps: int, start: float, cosine: bool, end: float = 1.0) -> float:
+    """The target network's momentum at an optimiser step: `start`, or from `start` to `end` along half a
+    cosine (BYOL, arXiv:2006.07733, section 3.3, where `end` is 1)."""
     if not cosine:
         return start
-    return 1 - (1 - start) * (math.cos(math.pi * step / total_steps) + 1) / 2
+    return end - (end - start) * (math.cos(math.pi * step / total_steps) + 1) / 2
 
 
 @torch.no_grad()
