@@ -1,5 +1,6 @@
 """Two processes give what one gives (tests/equality.py trains both)."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 from equality import CASES
 from torch import nn
 
+from siamese import distributed
 from siamese.distributed import SplitBatchNorm, SyncBatchNorm, convert_batchnorm, is_first
 from siamese.errors import UserError
 
@@ -109,6 +111,72 @@ def test_split_batchnorm_is_batchnorm_on_each_part(shape):
     torch.testing.assert_close(split(x), plain(x))
     with pytest.raises(ValueError, match="4 parts"):
         split.train()(x[:6])
+
+
+LAYOUTS = [((8, 6), None), ((8, 6, 5, 5), torch.contiguous_format), ((8, 6, 5, 5), torch.channels_last)]
+
+
+def halves(shape, layout):
+    """A bf16 batch that asks for gradients, the gradient that comes back, and a float32 BatchNorm."""
+    x, grad = (torch.randn(*shape).to(torch.bfloat16) for _ in range(2))
+    if layout is not None:
+        x, grad = x.to(memory_format=layout), grad.to(memory_format=layout)
+    norm = nn.BatchNorm1d(6) if len(shape) == 2 else nn.BatchNorm2d(6)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        norm.bias.uniform_(-1, 1)
+    return x.requires_grad_(), grad, norm
+
+
+@pytest.mark.parametrize(("shape", "layout"), LAYOUTS)
+def test_split_batchnorm_keeps_dtype_and_memory_format(shape, layout):
+    """As BatchNorm on each part has them: bf16 in and out, channels-last in and out, statistics in float32."""
+    x, grad, plain = halves(shape, layout)
+    split = copy.deepcopy(plain)
+    convert_batchnorm(split, SplitBatchNorm)
+    split.splits = 4
+    with torch.autocast("cpu", torch.bfloat16):
+        y = split(x)
+    y.backward(grad)
+    reference = x.detach().clone().requires_grad_()
+    means = []
+    for i, part in enumerate(reference.chunk(4)):
+        one = copy.deepcopy(plain)
+        expected = one(part)
+        expected.backward(grad.chunk(4)[i])
+        means.append(one.running_mean)
+        torch.testing.assert_close(y.chunk(4)[i], expected, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(x.grad.float(), reference.grad.float(), rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(split.running_mean, torch.stack(means).mean(0))
+    for out in (y, x.grad):
+        assert out.dtype == torch.bfloat16
+        assert layout is None or out.is_contiguous(memory_format=layout)
+    assert split.weight.grad.dtype == split.running_mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("shape", "layout"), LAYOUTS)
+def test_sync_batchnorm_keeps_dtype_and_memory_format(monkeypatch, shape, layout):
+    """A second rank that holds the same images leaves the statistics as they are, but for the unbiased variance."""
+    x, grad, plain = halves(shape, layout)
+    sync = copy.deepcopy(plain)
+    convert_batchnorm(sync, SyncBatchNorm)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda t: t.mul_(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = sync(x)
+    y.backward(grad)
+    reference = x.detach().clone().float().requires_grad_()
+    expected = plain(reference)
+    expected.backward(grad.float())
+    torch.testing.assert_close(y.float(), expected, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(x.grad.float(), reference.grad, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(sync.running_mean, plain.running_mean, rtol=1e-5, atol=1e-7)
+    n = x.numel() // 6
+    variance = (plain.running_var - 0.9) * (n - 1) / n * 2 * n / (2 * n - 1) + 0.9
+    torch.testing.assert_close(sync.running_var, variance, rtol=1e-5, atol=1e-7)
+    for out in (y, x.grad):
+        assert out.dtype == torch.bfloat16
+        assert layout is None or out.is_contiguous(memory_format=layout)
 
 
 def test_sync_batchnorm_alone_is_batchnorm():

@@ -100,7 +100,8 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over the joint batch of all ranks by differentiable all-reduces, on any device. torch's
     own one, which Lightning puts in place on GPUs, refuses CPU tensors.
 
-    Every rank's batch must be of the same size. In eval mode, and alone, it is plain BatchNorm.
+    Every rank's batch must be of the same size. In eval mode, and alone, it is plain BatchNorm. Statistics are float32
+    at least; the output has the input's dtype and memory format, as torch's own.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -114,8 +115,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         dims = [d for d in range(input.ndim) if d != 1]
         shape = [1, -1] + [1] * (input.ndim - 2)
         count = input.numel() // input.shape[1] * world_size()
-        mean = _AllReduce.apply(input.sum(dims)) / count
-        centred = input - mean.view(shape)
+        x = input if input.dtype == torch.float64 else input.float()
+        mean = _AllReduce.apply(x.sum(dims)) / count
+        centred = x - mean.view(shape)
         var = _AllReduce.apply(centred.square().sum(dims)) / count
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
@@ -123,12 +125,15 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
                 self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
                 self.running_var.lerp_((var * (count / (count - 1))).to(self.running_var), self.momentum)
         out = centred * (var + self.eps).rsqrt().view(shape)
-        return out if self.weight is None else out * self.weight.view(shape) + self.bias.view(shape)
+        if self.weight is not None:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(input.dtype)
 
 
 class SplitBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over each of `splits` contiguous parts of the batch apart, as that many devices would have
-    it (MoCo, arXiv:1911.05722, section 3.3); running statistics are the parts' average."""
+    it (MoCo, arXiv:1911.05722, section 3.3); running statistics are the parts' average. The output has the input's
+    dtype and memory format."""
 
     splits = 1
 
@@ -141,18 +146,16 @@ class SplitBatchNorm(nn.modules.batchnorm._BatchNorm):
         if len(input) % self.splits:
             raise ValueError(f"a batch of {len(input)} cannot be split into {self.splits} parts")
         assert self.momentum is not None
-        n, c, *rest = input.shape
-        parts = input.reshape(self.splits, n // self.splits, c, *rest).transpose(0, 1).flatten(1, 2)
-        means, variances = (None if b is None else b.repeat(self.splits) for b in (self.running_mean, self.running_var))
-        out = F.batch_norm(parts, means, variances, training=True, momentum=self.momentum, eps=self.eps)
+        own = (self.running_mean, self.running_var, self.weight, self.bias)
+        means, variances, weight, bias = (None if t is None else t.repeat(self.splits) for t in own)
+        parts = torch.cat(input.chunk(self.splits), 1)  # (n / splits, splits * c, ...); cat keeps the memory format
+        out = F.batch_norm(parts, means, variances, weight, bias, training=True, momentum=self.momentum, eps=self.eps)
         if means is not None and variances is not None:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-                self.running_mean.copy_(means.view(self.splits, c).mean(0))  # type: ignore[union-attr]
-                self.running_var.copy_(variances.view(self.splits, c).mean(0))  # type: ignore[union-attr]
-        out = out.view(n // self.splits, self.splits, c, *rest).transpose(0, 1).reshape(input.shape)
-        shape = [1, -1] + [1] * len(rest)
-        return out if self.weight is None else out * self.weight.view(shape) + self.bias.view(shape)
+                self.running_mean.copy_(means.view(self.splits, -1).mean(0))  # type: ignore[union-attr]
+                self.running_var.copy_(variances.view(self.splits, -1).mean(0))  # type: ignore[union-attr]
+        return torch.cat(out.chunk(self.splits, 1))
 
 
 def convert_batchnorm(network: nn.Module, kind: type[nn.modules.batchnorm._BatchNorm]) -> None:
