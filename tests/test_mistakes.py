@@ -61,6 +61,16 @@ SLOW_TO_FIND = [
     ("data.resident_mb=abc", "data.resident_mb=abc", "at least 0"),
     ("eval.knn.temperature=0", "eval.knn.temperature=0", "above 0"),
     ("method=supervised data=folder data.path=PHOTOS", "method=supervised", "no labels"),
+    (
+        "method=moco_v3 backbone=timm backbone.name=vit_tiny_patch16_224 data.crop=32",
+        "method=moco_v3: has the paper's",
+        "backbone.name=vit_tiny_patch16_224 is a vision transformer; choose a ResNet, as in backbone=resnet50",
+    ),
+    (
+        "method=moco_v3 backbone=timm backbone.name=swin_tiny_patch4_window7_224 data.crop=32",
+        "method=moco_v3",
+        "is a vis",
+    ),
 ]
 
 

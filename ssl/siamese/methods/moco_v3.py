@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from siamese.backbones import Backbone
+from siamese.errors import UserError
 from siamese.losses import info_nce_batch
 from siamese.methods.base import Method, frozen_copy
 from siamese.optim import ema_momentum, ema_update
@@ -14,6 +15,7 @@ from siamese.schema.types import Positive, Probability, Width
 
 class MoCoV3(Method):
     """Chen, Xie, He 2021, "An Empirical Study of Training Self-Supervised Vision Transformers", ResNet form.
+    A vision transformer is refused: the paper's form for it has deeper heads and a frozen patch projection.
 
     Args:
         hidden_dim, output_dim: projector Linear-BN-ReLU-Linear-BN (the last BN without scale and shift),
@@ -34,6 +36,13 @@ class MoCoV3(Method):
         **base: Any,
     ):
         super().__init__(backbone, **base)
+        if hasattr(backbone, "patch_embed"):  # of every vision transformer in timm
+            name = getattr(backbone, "default_cfg", {}).get("architecture", type(backbone).__name__)
+            raise UserError(
+                "method=moco_v3",
+                f"has the paper's ResNet form alone, and backbone.name={name} is a vision transformer",
+                "choose a ResNet, as in backbone=resnet50, or another method",
+            )
         self.temperature, self.momentum = temperature, momentum
         self.projector = nn.Sequential(
             nn.Linear(backbone.feature_dim, hidden_dim, bias=False),
