@@ -11,7 +11,7 @@ from siamese.distributed import SplitBatchNorm, convert_batchnorm, gather, shuff
 from siamese.errors import UserError
 from siamese.losses import full_precision, info_nce_queue
 from siamese.methods.base import Method, frozen_copy
-from siamese.optim import ema_update
+from siamese.optim import ema_momentum, ema_update
 from siamese.schema.types import Count, Natural, Positive, Probability, Width
 
 
@@ -23,7 +23,9 @@ class MoCo(Method):
         mlp: v2's head Linear-ReLU-Linear instead of v1's Linear; no BatchNorm in either.
         hidden_dim: of v2's head.
         temperature: of the softmax.
-        momentum: of the key encoder, constant.
+        momentum: of the key encoder.
+        final_momentum: of the last step, to which it rises along half a cosine (solo-learn's MoCo v2+); None: constant,
+            as in the papers.
         queue_size: K keys; a multiple of the keys of a step, so that none is lost at the wrap.
         symmetric: the sum of both directions, and the keys of both views enter the queue, as in the official
             CIFAR-10 notebook; the papers have the first direction alone.
@@ -50,6 +52,7 @@ class MoCo(Method):
         queue_size: Count,
         symmetric: bool = False,
         bn_splits: Count = 1,
+        final_momentum: Probability | None = None,
         **base: Any,
     ):
         super().__init__(backbone, **base)
@@ -57,7 +60,12 @@ class MoCo(Method):
             raise UserError(
                 "method.hidden_dim=0", "v2's head has a hidden layer", "give 1 or more, or method.mlp=false"
             )
+        if final_momentum is not None and final_momentum < momentum:
+            raise UserError(
+                f"method.final_momentum={final_momentum:g}", f"is below method.momentum={momentum:g}", "it may only rise"
+            )
         self.temperature, self.momentum, self.queue_size = temperature, momentum, queue_size
+        self.final_momentum = momentum if final_momentum is None else final_momentum
         dim = backbone.feature_dim
         self.projector: nn.Module = nn.Linear(dim, output_dim)
         if mlp:
@@ -113,7 +121,8 @@ class MoCo(Method):
 
     @torch.no_grad()
     def after_step(self, step: int, total_steps: int) -> None:
-        ema_update(self.target, nn.Sequential(self.backbone, self.projector), self.momentum)
+        momentum = ema_momentum(step, total_steps, self.momentum, cosine=True, end=self.final_momentum)
+        ema_update(self.target, nn.Sequential(self.backbone, self.projector), momentum)
         keys = torch.cat(self.new_keys).T  # (D, global batch)
         start = step * keys.shape[1] % self.queue_size
         self.queue[:, start : start + keys.shape[1]] = keys.to(self.queue.dtype)
