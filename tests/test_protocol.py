@@ -26,7 +26,7 @@ from siamese.errors import Stopped, UserError
 from siamese.evaluation import features as features_module
 from siamese.evaluation.compare import compare
 from siamese.evaluation.features import FeatureCache
-from siamese.evaluation.protocol import PROTOCOLS, Evaluation, check_used
+from siamese.evaluation.protocol import PROTOCOLS, Evaluation, check_used, published_name
 from siamese.evaluation.statistics import exceeds, interval
 
 SHORT = (
@@ -220,9 +220,33 @@ def test_published_figures_are_shown_for_their_stem(trained, evaluation):
     data.name = "cifar10"
     cfg.backbone.name = "resnet18"
     assert made._on(data, cfg)["published"] == []
-    cfg.backbone.small_stem = True
+    cfg.backbone.update({"small_stem": True, "stem_padding": 2})
     figures = made._on(data, cfg)["published"]
-    assert {f["source"] for f in figures} >= {"solo-learn", "lightly, batch 512"}
+    assert {f["source"] for f in figures} == {"solo-learn", "solo-learn, MoCo v2+"}
+    assert len(figures) == 5
+
+
+@pytest.mark.parametrize(
+    ("backbone", "sources"),
+    [
+        (["backbone=resnet18_small"], {"arXiv:2011.10566, appendix D"}),
+        (["backbone=resnet18_small", "backbone.stem_padding=1"], {"arXiv:2011.10566, appendix D"}),
+        (["backbone=resnet18_solo_learn"], {"solo-learn", "solo-learn, MoCo v2+"}),
+        (["backbone=resnet18_small", "backbone.stem_padding=2"], {"solo-learn", "solo-learn, MoCo v2+"}),
+        (["backbone=lightly"], {"lightly, batch 512"}),
+        (["backbone=lightly", "backbone.num_splits=8"], {"lightly, batch 512"}),
+        (["backbone=lightly", "backbone.name=resnet-34"], set()),
+        (["backbone=resnet18_small", "backbone.stem_padding=0"], set()),
+        (["backbone=resnet18"], set()),
+        (["backbone=resnet50_small"], set()),
+        (["backbone=small"], set()),
+    ],
+)
+def test_published_figures_are_those_of_the_network(config, backbone, sources):
+    """On CIFAR-10 solo-learn's stem pads by 2, lightly trains a ResNet of its own, and the papers' stem pads by 1."""
+    name = published_name(config(*backbone).backbone)
+    figures = OmegaConf.load(CONF / "published.yaml").figures
+    assert {f.source for f in figures if f.data == "cifar10" and f.backbone == name} == sources
 
 
 def test_a_backbone_can_be_looked_at_without_labels(session, evaluation, tmp_path, photos):

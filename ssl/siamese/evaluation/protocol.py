@@ -341,8 +341,7 @@ class Evaluation:
             if wanted:
                 rows[name] = {p: getattr(self, f"_{p}")(subject) for p in wanted}
         published: Any = OmegaConf.to_container(OmegaConf.load(CONF / "published.yaml"))
-        small = "_small" if self.trained.backbone.get("small_stem") else ""
-        mine = {"data": data.name, "backbone": self.trained.backbone.name + small}
+        mine = {"data": data.name, "backbone": published_name(self.trained.backbone)}
         seen = build.clean_view(self.trained)
         split = {k: cfg.data[k] for k in ("val_fraction", "split_seed") if k in cfg.data}
         return {
@@ -421,6 +420,18 @@ class Evaluation:
         cfg.augment.compiled = False
         cfg.augment.mean, cfg.augment.std = subject.augment["mean"], subject.augment["std"]  # the supervised row's own
         return self.unlabelled.evaluate(subject, subject.data.pretrain, build.views(cfg))
+
+
+def published_name(backbone: Any) -> str:
+    """The option of conf/backbone that builds the network of a run's `backbone` node, as conf/published.yaml names it;
+    with another stem it is another network. A network without an option has a name that occurs nowhere."""
+    name = str(backbone.name)
+    if str(backbone.get("_target_")).endswith(".lightly_resnet"):
+        return "lightly" if name == "resnet-18" else f"lightly {name}"
+    if not backbone.get("small_stem"):
+        return name
+    padding = backbone.get("stem_padding")
+    return name + {None: "_small", 1: "_small", 2: "_solo_learn"}.get(padding, f" padded by {padding}")
 
 
 def table(results: dict[str, dict[str, Any]]) -> Table:
