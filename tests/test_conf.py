@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra.utils import get_class, instantiate
@@ -58,13 +59,62 @@ def test_every_method_at_every_scale(config, small_data, method, data):
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_takes_two_steps_when_cut_down(config, small_data, experiment):
-    cfg = config(f"experiment={experiment}", "data.path=none", "data.crop=64", "backbone.name=resnet18")
+    crop = 32 if experiment.startswith("cifar10/") else 64
+    cfg = config(f"experiment={experiment}", "data.path=none", f"data.crop={crop}", "backbone.name=resnet18")
     if cfg.method.get("bn_splits", 1) > 1:
         cfg.method.bn_splits = 2  # of a batch of four
     method = one_step(cfg, small_data(72))
     assert method.backbone.feature_dim == 512
     if hasattr(method, "queue_size"):
         method.check(cfg.batch_size, cfg.batch_size)
+
+
+@pytest.mark.parametrize("experiment", [o for o in options("experiment") if o.startswith("cifar10/")])
+def test_every_cifar10_recipe_on_the_narrow_network(config, tmp_path, experiment):
+    """On a .npz file and a backbone of another kind, with the recipe's own optimiser, and with AdamW in its place."""
+    rng, arrays = np.random.default_rng(0), {}
+    for part in ("train", "test"):
+        arrays |= {f"{part}_images": rng.integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)}
+        arrays |= {f"{part}_labels": np.arange(200) % 10}
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    narrow = (
+        f"experiment={experiment}", "data=npz", f"data.path={tmp_path / 'cifar10.npz'}", "data.crop=16",
+        "data.train_images=100", "backbone=small", "backbone.widths=[16,32,64,128]", "batch_size=256", "epochs=10",
+        "monitor.every=0",
+    )  # fmt: skip
+    cfg = config(*narrow)
+    build.make(cfg.optimizer).check(10)
+    if cfg.method.get("bn_splits", 1) > 1:
+        cfg.method.bn_splits = 2  # of a batch of four
+    method = one_step(cfg, build.data_set(cfg))
+    assert method.backbone.feature_dim == 128
+    method.check(256, 256)
+    adamw = build.make(config(*narrow, "optimizer=adamw").optimizer)
+    assert isinstance(adamw.build(method.param_groups(), 256, 2, 10)[0], torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("experiment", [o for o in options("experiment") if "solo_learn" in o])
+def test_solo_learns_recipes_have_what_they_share(config, experiment):
+    """scripts/pretrain/cifar and the transform for CIFAR; the length, batch and network of its table of results."""
+    cfg = config(f"experiment={experiment}")
+    assert (cfg.epochs, cfg.batch_size, cfg.data.name, cfg.data.crop) == (1000, 256, "cifar10", 32)
+    network = build.backbone(cfg)
+    assert (network.conv1.kernel_size, network.conv1.stride, network.conv1.padding) == ((3, 3), (1, 1), (2, 2))
+    assert network.layer1[0].bn2.weight.min() == 1  # no zero-init
+    recipe = instantiate(cfg.optimizer, _convert_="all")
+    assert (recipe.warmup(1000), recipe.schedule, recipe.per, recipe.scaling) == (10, "cosine", "step", "linear")
+    views = build.views(cfg).views
+    symmetric = {"simclr": (0.8, 0.8, 0.8, 0.2), "moco": (0.4, 0.4, 0.4, 0.1), "simsiam": (0.4, 0.4, 0.4, 0.1)}
+    name = experiment.rpartition("/")[2]
+    assert [v.jitter for v in views] == [symmetric.get(name, (0.4, 0.4, 0.2, 0.1))] * 2
+    assert [v.blur_p for v in views] == [0.5 if name in symmetric else 0] * 2
+    assert [v.solarize_p for v in views] == ([0, 0] if name in symmetric else [0, 0.2])
+    for view in views:
+        assert (view.size, view.crop_scale, view.interpolation) == (32, (0.08, 1.0), "bicubic")
+        assert (view.jitter_p, view.gray_p, view.flip_p, view.rotate_degrees) == (0.8, 0.2, 0.5, 0)
+        assert view.blur_sigma == (0.1, 2.0) and view.blur_kernel // 2 >= 3 * 2.0
+        torch.testing.assert_close(view.mean, torch.tensor([0.4914, 0.4822, 0.4465]))
+        torch.testing.assert_close(view.std, torch.tensor([0.2470, 0.2435, 0.2616]))
 
 
 @pytest.mark.parametrize("backbone", options("backbone"))
