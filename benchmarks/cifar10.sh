@@ -5,7 +5,8 @@
 #     benchmarks/cifar10.sh simclr 200 540 data.download=true
 #     benchmarks/cifar10.sh simclr 200 540 data=npz data.path=cifar10.npz
 #
-# METHOD is one of conf/experiment/cifar10, as in simclr or solo_learn/simclr (1000 epochs). SEED=1 takes another seed, OUT another folder than outputs/cifar10.
+# METHOD is one of conf/experiment/cifar10, as in simclr or solo_learn/simclr (1,000 epochs).
+# SEED=1 takes another seed, OUT another folder than outputs/cifar10.
 # Exit code 0: finished; 75: the seconds are spent, call it again; another: what train.py says.
 set -uo pipefail
 [ $# -ge 3 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
