@@ -180,6 +180,7 @@ def test_every_other_option_composes(config, group):
         (["data=imagenet", "method=byol"], {"crop_scale": [0.08, 1.0], "interpolation": "bicubic"}),
         (["data=imagenet", "method=moco_v3"], {"crop_scale": [0.2, 1.0], "interpolation": "bilinear"}),
         (["data=digits", "method=byol"], {"flip_p": 0.0, "gray_p": 0.0}),
+        (["experiment=cifar10/simsiam"], {"crop_scale": [0.2, 1.0], "blur_p": 0.0, "jitter": [0.4, 0.4, 0.4, 0.1]}),
     ],
 )  # fmt: skip
 def test_the_views_follow_method_and_data_set(config, overrides, expected):
