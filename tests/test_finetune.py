@@ -7,6 +7,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from sklearn.metrics import log_loss
 from torch import nn
 
 from siamese import build
@@ -14,7 +15,7 @@ from siamese.augment import CleanView
 from siamese.data import DataSet, Part
 from siamese.errors import UserError
 from siamese.evaluation import FeatureCache, LinearGrid
-from siamese.evaluation.finetune import Classifier, FineTune, layer_groups
+from siamese.evaluation.finetune import Classifier, FineTune, Score, best_of, layer_groups, score
 from siamese.evaluation.linear import Standardised
 from siamese.evaluation.lowshot import LowShot, choose, few, folds, listed
 from siamese.evaluation.subject import PARTS, Subject
@@ -84,7 +85,8 @@ def test_the_optimiser_is_the_papers(subject, monkeypatch):
     monkeypatch.setattr(
         nn.Linear, "forward", lambda s, x: modes.append(s.training) or nn.functional.linear(x, s.weight, s.bias)
     )
-    FineTune(**{**TUNING, "lrs": [0.05], "epochs": 2}).evaluate(subject())
+    found = FineTune(**{**TUNING, "lrs": [0.05], "epochs": 2}).evaluate(subject())
+    assert found["rate"] == rates[0]
     steps = 2 * (160 // 32)
     expected = [
         0.05 * 32 / 256 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * i / steps)).item()) for i in range(steps)
@@ -93,6 +95,42 @@ def test_the_optimiser_is_the_papers(subject, monkeypatch):
     assert modes[:steps] == [True] * steps
     assert not any(modes[steps:])
     assert Classifier(subject().network, 4).head.weight.abs().sum() == 0
+
+
+@pytest.mark.parametrize(("scaling", "rate"), [("none", 0.1), ("linear", 0.1 * 160 / 256)])
+def test_the_rate_of_fewer_images_than_a_batch(subject, monkeypatch, scaling, rate):
+    """All of them are a step; `none` takes the rate as it is, whatever their number."""
+    rates = []
+    original = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *a: rates.append(self.param_groups[0]["lr"]) or original(self, *a)
+    )
+    change = {"lrs": [0.1], "scaling": scaling, "batch_size": 1000, "epochs": 1}
+    found = FineTune(**{**TUNING, **change}).evaluate(subject())
+    assert rates == [pytest.approx(rate)]
+    assert (found["batch_size"], found["rate"]) == (160, pytest.approx(rate))
+
+
+def test_scores_are_scikit_learns_and_leave_unknown_labels_out(subject):
+    s = subject()
+    network = Classifier(s.network, 4)
+    nn.init.normal_(network.head.weight)
+    network.eval()
+    test = s.data.test
+    test.labels = test.labels.clone()
+    test.labels[:5] = -1
+    with torch.no_grad():
+        p = network(s.view(test.images)).double().softmax(1)[5:]
+    found = score(network, s.loading.loader(test, 32, shuffle=False), s.view, torch.device("cpu"))
+    assert found.images == 75
+    assert found.right == (p.argmax(1) == test.labels[5:]).sum()
+    assert found.loss == pytest.approx(75 * log_loss(test.labels[5:], p, labels=range(4)), rel=1e-4)
+
+
+def test_among_equals_the_lowest_loss_is_best():
+    lost = Score(7, float("nan"), 8)
+    assert best_of([Score(5, 1.0, 8), Score(6, 9.0, 8), Score(6, 8.0, 8), lost]) == 2
+    assert best_of([lost, Score(1, 99.0, 8)]) == 1
 
 
 def test_what_is_scored_is_resized_as_the_crops_are(subject, config, monkeypatch):
@@ -130,6 +168,9 @@ def test_layer_decay_of_a_vision_transformer():
     assert last - first == 11
     assert groups[last]["scale"] == pytest.approx(groups[first]["scale"] / 0.75**11)
     assert len({id(p) for g in groups for p in g["params"]}) == len(list(network.parameters()))
+
+
+RATES = [1e-6, 0.3, 3.0]
 
 
 def test_few_labels_are_stratified_and_seeded():
@@ -197,7 +238,7 @@ def test_listed_labels_of_files_with_equal_names(tmp_path):
 def test_few_labels_know_nothing_of_the_others(subject, tmp_path):
     """With all other labels wrong, nothing changes."""
     (tmp_path / "mine.txt").write_text("\n".join(str(i) for i in range(24)))
-    protocol = LowShot([0.1], [str(tmp_path / "mine.txt")], [0, 1], True, [], [6, 6])
+    protocol = LowShot([0.1], [str(tmp_path / "mine.txt")], [0, 1], True, RATES, [6, 6], "cross_validation")
     grid = LinearGrid([0.01, 0.3], [0.0], epochs=20, batch_size=16, seed=0)
     s = subject()
     found = protocol.evaluate(s, grid, FineTune(**TUNING))
@@ -208,6 +249,7 @@ def test_few_labels_know_nothing_of_the_others(subject, tmp_path):
         assert len(found["10%"][way]["values"]) == 2
         assert found["10%"][way]["interval95"] is not None
     assert found["mine"]["linear"]["mean"] > 0.4  # chance is 0.25
+    assert [c["by"] for c in found["mine"]["finetuned"]["chosen"]] == ["cross_validation"] * 2
     other = subject()
     for name, part in (("fit", other.data.fit), ("val", other.data.val)):
         wrong = part.labels.clone()
@@ -215,7 +257,7 @@ def test_few_labels_know_nothing_of_the_others(subject, tmp_path):
         wrong[others] = (wrong[others] + 1) % 4
         part.labels = wrong
         other.loaders[name] = other.loading.loader(part, 64, shuffle=False)
-    mine = LowShot([], [str(tmp_path / "mine.txt")], [0, 1], True, [], [6])
+    mine = LowShot([], [str(tmp_path / "mine.txt")], [0, 1], True, RATES, [6], "cross_validation")
     assert mine.evaluate(other, grid, FineTune(**TUNING)) == {"mine": found["mine"]}
 
 
@@ -223,9 +265,24 @@ def test_one_label_a_class_chooses_nothing(subject):
     """The middle of the lists, and it is said; where one class has two labels these alone are held out."""
     grid = LinearGrid([0.01, 0.1, 0.3], [0.0, 0.01], epochs=20, batch_size=16, seed=0)
     s = subject()
-    found = LowShot([1 / 60], [], [0, 1], False, [], [1]).evaluate(s, grid, FineTune(**TUNING))["1.66667%"]
+    protocol = LowShot([1 / 60], [], [0, 1], True, RATES, [[1, 2]], "cross_validation")
+    all_found = protocol.evaluate(s, grid, FineTune(**TUNING))
+    found = all_found["1.66667%"]
     assert found["images"] == 4
     assert found["linear"]["chosen"] == [{"lr": 0.1, "weight_decay": 0.01, "validation_top1": None}] * 2
+    middle = {"lr": 0.3, "epochs": 2, "by": "fixed", "validation_top1": None, "rate": pytest.approx(0.3 * 4 / 256)}
+    assert found["finetuned"]["chosen"] == [middle] * 2
+    (said,) = protocol.remarks(all_found, "linear", FineTune(**TUNING))
+    assert (
+        "1.66667% of the labels, linear: one label a class chooses nothing; lr 0.1 and weight decay 0.01, the" in said
+    )
+    first, second = protocol.remarks(all_found, "finetuned", FineTune(**TUNING))
+    assert "fine-tuned: one label a class chooses nothing; lr 0.3 and 2 epochs, the middle of the lists, in" in first
+    assert "fewer images than a batch of 32; rates are scaled by 4 / 256" in second
+    assert not LowShot([1 / 60], [], [0, 1], True, [0.3], [2], "cross_validation").remarks(
+        {"1.66667%": {"finetuned": {**found["finetuned"], "epochs": 2}}}, "finetuned",
+        FineTune(**{**TUNING, "scaling": "none"}),
+    )  # fmt: skip
     whole = s.whole()
     index = torch.cat([(whole.y == c).nonzero()[: 2 if c == 1 else 1, 0] for c in range(4)])
     chosen = choose(whole.subset(index), grid, 4, 0)
@@ -252,24 +309,80 @@ def test_few_labels_are_cross_validated(subject, monkeypatch):
 
     monkeypatch.setattr(LinearGrid, "train", train)
     grid = LinearGrid([0.01, 0.3], [0.0], epochs=2, batch_size=16, seed=0)
-    LowShot([0.25], [], [0], False, [], [1]).evaluate(subject(), grid, FineTune(**TUNING))
+    protocol = LowShot([0.25], [], [0], False, [1.0], [1], "cross_validation")
+    protocol.evaluate(subject(), grid, FineTune(**TUNING))
     assert seen == [(32, 2)] * 5 + [(40, 1)]
+
+
+def test_few_label_tunings_are_cross_validated(subject, monkeypatch):
+    """Each half of the few, every class in both, is scored once for every setting by what the other half taught; the
+    best over both, counted by hand, then learns from all of them. No other image is touched before the test part."""
+    seen = []
+    original = FineTune.score
+
+    def spy(self, s, on, test, lr, epochs, seed):
+        out = original(self, s, on, test, lr, epochs, seed)
+        seen.append((on, test, (lr, epochs), out))
+        return out
+
+    monkeypatch.setattr(FineTune, "score", spy)
+    s = subject()
+    part = s.all_training(marked=False)
+    chosen_few = part.subset(few(part.labels, 0.2, 3))
+    grid = LinearGrid([0.1], [0.0], epochs=1, batch_size=16, seed=0)
+    protocol = LowShot([0.2], [], [3], True, [1e-6, 1.0, 100.0], [[1, 8]], "cross_validation")
+    found = protocol.evaluate(s, grid, FineTune(**TUNING))["20%"]["finetuned"]
+    tried, (last,) = seen[:-1], seen[-1:]
+    options = [(lr, n) for lr in (1e-6, 1.0, 100.0) for n in (1, 8)]
+    assert [t[2] for t in tried] == [o for o in options for _ in range(2)]
+    mine = set(chosen_few.origin.tolist())
+    right = dict.fromkeys(options, 0)
+    for on, held_out, option, out in tried:
+        assert set(on.origin.tolist()) | set(held_out.origin.tolist()) == mine
+        assert not set(on.origin.tolist()) & set(held_out.origin.tolist())
+        assert min(on.labels.bincount(minlength=4)) > 0
+        right[option] += out.right
+    halves = [set(t[1].origin.tolist()) for t in tried[:2]]
+    assert halves[0] | halves[1] == mine
+    assert abs(len(halves[0]) - len(halves[1])) <= 1
+    (chosen,) = found["chosen"]
+    assert right[chosen["lr"], chosen["epochs"]] == max(right.values()) > right[1e-6, 1]
+    assert chosen["validation_top1"] == pytest.approx(max(right.values()) / len(mine))
+    assert chosen["by"] == "cross_validation"
+    assert chosen["rate"] == pytest.approx(chosen["lr"] * 32 / 256)
+    assert set(last[0].origin.tolist()) == mine
+    assert last[1] is s.data.test
+    assert last[2] == (chosen["lr"], chosen["epochs"])
+    s.data.test.labels = s.data.test.labels.flip(0)
+    assert protocol.evaluate(s, grid, FineTune(**TUNING))["20%"]["finetuned"]["chosen"] == [chosen]
+
+
+def test_two_few_labels_cannot_be_divided(subject, tmp_path):
+    """A half of one image would leave BatchNorm nothing to normalise by."""
+    s = subject()
+    part = s.all_training(marked=False)
+    two = part.origin[(part.labels == 1).nonzero()[:2, 0]].tolist()
+    (tmp_path / "two.txt").write_text("\n".join(map(str, two)))
+    protocol = LowShot([], [str(tmp_path / "two.txt")], [0], True, RATES, [1], "cross_validation")
+    grid = LinearGrid([0.1], [0.0], epochs=1, batch_size=16, seed=0)
+    (chosen,) = protocol.evaluate(s, grid, FineTune(**TUNING))["two"]["finetuned"]["chosen"]
+    assert (chosen["lr"], chosen["by"]) == (0.3, "fixed")
 
 
 def test_of_several_few_label_tunings_the_validation_part_chooses(subject, monkeypatch):
     """As in BYOL's paper; what is tried sees no validation image, what is scored all of the few."""
     seen = []
-    original = FineTune.accuracy
+    original = FineTune.score
 
-    def accuracy(self, s, on, test, lr, epochs, seed):
+    def spy(self, s, on, test, lr, epochs, seed):
         seen.append(
             (len(on), set(on.origin.tolist()) & set(s.data.val.origin.tolist()), test is s.data.val, lr, epochs)
         )
         return original(self, s, on, test, lr, epochs, seed)
 
-    monkeypatch.setattr(FineTune, "accuracy", accuracy)
+    monkeypatch.setattr(FineTune, "score", spy)
     grid = LinearGrid([0.1], [0.0], epochs=1, batch_size=16, seed=0)
-    protocol = LowShot([0.5], [], [0], True, [1e-6, 1.0], [[1, 8]])
+    protocol = LowShot([0.5], [], [0], True, [1e-6, 1.0], [[1, 8]], "validation_part")
     s = subject()
     found = protocol.evaluate(s, grid, FineTune(**TUNING))["50%"]["finetuned"]
     tried, (last,) = seen[:-1], seen[-1:]
@@ -281,19 +394,34 @@ def test_of_several_few_label_tunings_the_validation_part_chooses(subject, monke
     (chosen,) = found["chosen"]
     assert (chosen["lr"], chosen["epochs"]) == (1.0, 8) == last[3:]
     assert chosen["validation_top1"] > 0.8
+    assert chosen["by"] == "validation_part"
     s.data.test.labels = s.data.test.labels.flip(0)
     assert protocol.evaluate(s, grid, FineTune(**TUNING))["50%"]["finetuned"]["chosen"] == [chosen]
 
 
-@pytest.mark.parametrize(("preset", "lr", "options"), [("default", 0.05, 1), ("simclr", 0.8, 1), ("byol", 0.04, 10)])
-def test_few_label_presets(config, preset, lr, options):
+@pytest.mark.parametrize(
+    ("preset", "by", "full", "ten", "lengths"),
+    [
+        ("default", "cross_validation", [0.003, 0.01, 0.03, 0.1, 0.3], [0.003, 0.01, 0.03, 0.1, 0.3], 1),
+        ("simclr", "cross_validation", [0.8], [0.05 * 10 / 256], 1),
+        ("byol", "validation_part", [0.04, 0.08, 0.2, 0.4, 0.02], None, 2),
+    ],
+)
+def test_few_label_presets(config, preset, by, full, ten, lengths):
+    """Their rates of a step, on so many images as SimCLR's 1 % of ImageNet, and on ten."""
     cfg = config(f"eval/lowshot={preset}", "eval=lowshot", name="eval_linear").eval
     tuning, protocol = build.make(cfg.finetune), build.make(cfg.lowshot)
-    rates = protocol.lrs or tuning.lrs[:1]
-    lengths = protocol.epochs[0] if isinstance(protocol.epochs[0], list) else [protocol.epochs[0]]
-    assert len(rates) * len(lengths) == options
-    assert rates[0] * tuning.batch_size / 256 == pytest.approx(lr)
+    assert protocol.chosen_by == by
+    assert [tuning.rate(lr, 12811) for lr in protocol.lrs] == pytest.approx(full)
+    if ten is not None:
+        assert [tuning.rate(lr, 10) for lr in protocol.lrs] == pytest.approx(ten)
+    assert all(len(n if isinstance(n, list) else [n]) == lengths for n in protocol.epochs)
     assert cfg.protocols == ["lowshot"]
+
+
+VALID = dict(
+    fractions=[0.1], lists=[], seeds=[0], fine_tune=False, lrs=[1], epochs=[1], chosen_by="cross_validation"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -307,12 +435,14 @@ def test_few_label_presets(config, preset, lr, options):
         ({"epochs": [[3, 0]]}, "epochs=0"),
         ({"epochs": [[]]}, r"epochs=\[\]"),
         ({"lrs": [0]}, "lrs=0"),
+        ({"lrs": []}, r"lrs=\[\]: a list of numbers"),
+        ({"chosen_by": "test"}, "chosen_by=test: not known; choose cross_validation or validation_part"),
         ({"lists": ["nowhere.txt"], "epochs": [1, 1]}, "nowhere.txt: is not a file"),
     ],
 )
 def test_impossible_low_shots(change, says):
     with pytest.raises(UserError, match=says):
-        LowShot(**{**dict(fractions=[0.1], lists=[], seeds=[0], fine_tune=False, lrs=[], epochs=[1]), **change})
+        LowShot(**{**VALID, **change})
 
 
 @pytest.mark.parametrize("change", [{"lrs": []}, {"layer_decay": 1.5}, {"scaling": "no"}, {"epochs": 0}])

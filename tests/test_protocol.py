@@ -33,7 +33,7 @@ SHORT = (
     "eval=all", "eval.linear.epochs=2", "eval.linear_crops.epochs=1", "eval.finetune.epochs=1",
     "eval.lowshot.seeds=[0,1]", "eval.lowshot.epochs=[1,1]", "eval.unlabelled.samples=200",
     "eval.unlabelled.view_images=50", "eval.unlabelled.views=3", "eval.logistic.l2s=[1e-3,1e-1]",
-    "eval.finetune.lrs=[0.05,0.5]",
+    "eval.finetune.lrs=[0.05,0.5]", "eval.lowshot.lrs=[0.03,0.3]",
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def choices(node, path=""):
     return out
 
 
-def test_every_protocol(trained, evaluation, tmp_path):
+def test_every_protocol(trained, evaluation, tmp_path, capsys):
     made = evaluation(trained, *SHORT)
     before = {k: hashlib.sha256(v.numpy().tobytes()).hexdigest() for k, v in made.backbone.state_dict().items()}
     results = made.run()
@@ -89,7 +89,16 @@ def test_every_protocol(trained, evaluation, tmp_path):
         for protocol in set(row) - {"lowshot", "unlabelled"}:
             assert 0 < row[protocol]["top1"] <= 1, protocol
     assert len(rows["simsiam"]["lowshot"]["10%"]["finetuned"]["values"]) == 2
-    assert rows["simsiam"]["lowshot"]["1%"]["finetuned"]["batch_size"] == 10  # of 256: so few are there
+    few = results["protocols"]["lowshot"]["settings"]
+    assert few["lrs"] == [0.03, 0.3]
+    assert not {"lrs", "epochs", "seed"} & set(few["finetune"])  # it has its own
+    for row in ("random_init", "simsiam"):
+        tuned = {share: found["finetuned"] for share, found in rows[row]["lowshot"].items()}
+        assert tuned["1%"]["batch_size"] == 10  # of 256: so few are there
+        assert [(c["lr"], c["rate"], c["by"]) for c in tuned["1%"]["chosen"]] == [(0.3, 0.3, "fixed")] * 2
+        assert [c["by"] for c in tuned["10%"]["chosen"]] == ["cross_validation"] * 2
+    said = "1% of the labels, fine-tuned: one label a class chooses nothing; lr 0.3 and 1 epochs, the middle of the"
+    assert capsys.readouterr().out.count(said) == 1
     assert rows["simsiam"]["linear_crops"]["batch_size"] == rows["simsiam"]["finetune"]["batch_size"] == 256
     assert rows["simsiam"]["unlabelled"]["lidar"] > 1
     assert "projection_rank" not in rows["random_init"]["unlabelled"]
@@ -210,7 +219,9 @@ def test_settings_that_would_do_nothing():
             check_used([given], ["knn", "linear"])
     with pytest.raises(UserError, match="eval.finetune.seed=1: finetune is not run, but lowshot; add"):
         check_used(["eval.finetune.seed=1"], ["lowshot"])
-    check_used(["eval.linear.lrs=[1]", "eval.finetune.lrs=[1]", "eval=lowshot", "eval.cache=null"], ["lowshot"])
+    with pytest.raises(UserError, match="finetune is not run, but lowshot; add"):
+        check_used(["eval.finetune.lrs=[1]"], ["lowshot"])
+    check_used(["eval.linear.lrs=[1]", "eval.finetune.flip=0", "eval=lowshot", "eval.cache=null"], ["lowshot"])
     check_used(["eval/linear_crops=moco", "eval.data=[x]", "seed=1"], ["linear_crops"])
 
 

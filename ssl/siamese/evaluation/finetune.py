@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,21 @@ from siamese.augment.views import check_crops
 from siamese.data import Loader, Part
 from siamese.errors import SEEDS, UserError, check_number, check_numbers
 from siamese.evaluation.features import forward
+from siamese.evaluation.linear import best_head
 from siamese.evaluation.subject import Subject
 from siamese.optim import lr_factor
+
+
+class Score(NamedTuple):
+    """Images that are right, their summed cross entropy, and how many there are; those without a label left out."""
+
+    right: int
+    loss: float
+    images: int
+
+    @property
+    def top1(self) -> float:
+        return self.right / self.images
 
 
 @dataclass
@@ -26,7 +39,9 @@ class FineTune:
 
     Args:
         lrs: learning rates to choose from on the validation part; one is taken as it is.
-        scaling: ``linear`` (lr * batch / 256) or ``none``.
+        scaling: ``none`` (lr is the rate of a step) or ``linear`` (lr * images of a step / 256). Where there are fewer
+            images than `batch_size`, all of them are a step, and ``linear`` gives a rate so much lower: a network
+            that has more to learn then loses by it. It is for recipes that were made for full batches.
         weight_decay: of all weights.
         batch_size, epochs: the last incomplete batch of an epoch is left out.
         warmup_epochs: of a linear warm-up; then half a cosine.
@@ -63,28 +78,35 @@ class FineTune:
         assert data.test is not None
         out: dict[str, Any] = {"epochs": self.epochs}
         if len(self.lrs) > 1:
-            tried = {r: self.accuracy(subject, data.fit, data.val, r, self.epochs, self.seed) for r in self.lrs}
-            lr = max(tried, key=lambda r: tried[r])
-            out["chosen"] = {"lr": lr, "validation_top1": tried[lr]}
+            tried = [self.score(subject, data.fit, data.val, r, self.epochs, self.seed) for r in self.lrs]
+            best = best_of(tried)
+            lr = self.lrs[best]
+            out["chosen"] = {"lr": lr, "validation_top1": tried[best].top1}
         part = subject.all_training(marked=False)
-        out["batch_size"] = min(self.batch_size, len(part))
-        return {"top1": self.accuracy(subject, part, data.test, lr, self.epochs, self.seed), "lr": lr, **out}
+        out |= {"batch_size": self.step_images(len(part)), "rate": self.rate(lr, len(part))}
+        return {"top1": self.score(subject, part, data.test, lr, self.epochs, self.seed).top1, "lr": lr, **out}
 
-    def accuracy(self, subject: Subject, on: Part, test: Part, lr: float, epochs: int, seed: int) -> float:
+    def step_images(self, images: int) -> int:
+        """How many of so many images a step holds."""
+        return min(self.batch_size, images)
+
+    def rate(self, lr: float, images: int) -> float:
+        """The rate of the first step after the warm-up, on so many images."""
+        return lr * (self.step_images(images) / 256 if self.scaling == "linear" else 1.0)
+
+    def score(self, subject: Subject, on: Part, test: Part, lr: float, epochs: int, seed: int) -> Score:
         """Train a copy of the subject's network on one part, and score it on another."""
         assert subject.network is not None
         device = subject.loading.device
-        batch = min(self.batch_size, len(on))
-        loader = subject.loading.loader(on, batch, shuffle=True, seed=seed)
+        loader = subject.loading.loader(on, self.step_images(len(on)), shuffle=True, seed=seed)
         view = subject.crops(self.crop_scale, self.flip, self.interpolation)
         network = Classifier(copy.deepcopy(subject.network), subject.data.num_classes).to(device)
         network.requires_grad_(True)
-        rate = lr * (batch / 256 if self.scaling == "linear" else 1.0)
         groups = layer_groups(network.backbone, self.layer_decay)
         groups.append({"params": list(network.head.parameters()), "scale": 1.0})
-        self.train(network, groups, loader, view, rate, epochs, seed)
+        self.train(network, groups, loader, view, self.rate(lr, len(on)), epochs, seed)
         scored = subject.loading.loader(test, subject.batch_size, shuffle=False)
-        return accuracy(network, scored, subject.view.resized_by(view.interpolation), device)
+        return score(network, scored, subject.view.resized_by(view.interpolation), device)
 
     def train(
         self, network: "Classifier", groups: list[dict[str, Any]], loader: Loader, view: View, rate: float,
@@ -133,11 +155,17 @@ def layer_groups(backbone: nn.Module, decay: float) -> list[dict[str, Any]]:
     return [{"params": p, "scale": decay ** (len(layers) - i)} for i, p in enumerate(layers.values())]
 
 
-def accuracy(network: Classifier, loader: Loader, view: CleanView, device: torch.device) -> float:
-    """Top-1 of un-augmented images, a fraction."""
-    right = count = 0
+def score(network: Classifier, loader: Loader, view: CleanView, device: torch.device) -> Score:
+    """Of un-augmented images, in eval mode."""
+    right, loss, count = 0, 0.0, 0
     with torch.no_grad():
         for logits, y in forward(network, loader, view, device):
             right += int(((logits.argmax(1) == y) & (y >= 0)).sum())
+            loss += F.cross_entropy(logits, y, ignore_index=-1, reduction="sum").item()
             count += int((y >= 0).sum())
-    return right / count
+    return Score(right, loss, count)
+
+
+def best_of(scores: Sequence[Score]) -> int:
+    """The index of the best top-1, among equals (frequent on a small part) of the lowest loss."""
+    return best_head(torch.tensor([s.top1 for s in scores]), torch.tensor([s.loss / s.images for s in scores]))

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from siamese.data import Part
 from siamese.data.packed import Packed
-from siamese.errors import SEEDS, Stopped, UserError, check_number
+from siamese.errors import SEEDS, Stopped, UserError, check_number, check_numbers
 from siamese.evaluation.features import Features
-from siamese.evaluation.finetune import FineTune
+from siamese.evaluation.finetune import FineTune, Score, best_of
 from siamese.evaluation.linear import LinearGrid, LinearResult, Standardised, best_head, head_scores
 from siamese.evaluation.statistics import interval
 from siamese.evaluation.subject import Subject
 
-FOLDS = 5
+FOLDS = 5  # of the linear heads, all trained at once
+TUNING_FOLDS = 2  # of the fine-tuning; k folds of n settings cost as much as n * (k - 1) fine-tunings
+CROSS_VALIDATION, VALIDATION_PART, FIXED = "cross_validation", "validation_part", "fixed"
 
 
 @dataclass
@@ -26,9 +28,11 @@ class LowShot:
     """A linear head and the whole network, fine-tuned, on few labels, over several choices of these labels.
 
     Nothing but the few labels chooses: the linear head's setting is the one with the best mean top-1 in a
-    cross-validation over five folds of them, the fine-tuning has one setting. Where no class has two labels
-    there is nothing to validate with, and the middle of the grid's lists is taken, as results.json says.
-    A fine-tuning with several rates or lengths is chosen as in BYOL's paper: by the validation part, which is more
+    cross-validation over five folds of them, the fine-tuning's rate and length in one over two folds (among equals
+    the one of the lowest cross entropy). Every kind of features chooses its own, in the same way. The fine-tuning of a
+    seed then costs as much as n + 1 of them, n being the settings (5 rates: 6). Where no class has two labels there is
+    nothing to validate with, and the middle of the lists is taken, the same for all, as results.json says.
+    `chosen_by` ``validation_part`` is BYOL's way: the fine-tuning is chosen by the validation part, which is more
     labels than the few; what is tried has not learned from that part.
 
     Args:
@@ -37,8 +41,9 @@ class LowShot:
             (as SimCLR's 1percent.txt and 10percent.txt for ImageNet), or the number in the training part as published.
         seeds: of the choices; a list has one choice, and the seeds are those of the training.
         fine_tune: also fine-tune.
-        lrs: of the fine-tuning; empty is the first of `FineTune`.
+        lrs: of the fine-tuning, scaled as `FineTune` says; one is taken as it is.
         epochs: of the fine-tuning for each fraction, then for each list; a list of them is tried.
+        chosen_by: ``cross_validation`` or ``validation_part``, of several rates or lengths of the fine-tuning.
     """
 
     fractions: Sequence[float]
@@ -47,6 +52,7 @@ class LowShot:
     fine_tune: bool
     lrs: Sequence[float]
     epochs: Sequence[int | Sequence[int]]
+    chosen_by: str
 
     def __post_init__(self) -> None:
         for f in self.fractions:
@@ -54,12 +60,16 @@ class LowShot:
         for n in self.epochs:
             for one in n if isinstance(n, Sequence) and n else [n]:
                 check_number("eval.lowshot.epochs", one, 1, whole=True)
-        for lr in self.lrs:
-            check_number("eval.lowshot.lrs", lr, 0, above=True)
+        check_numbers("eval.lowshot.lrs", self.lrs, 0, above=True)
         for seed in self.seeds:
             check_number("eval.lowshot.seeds", seed, 0, SEEDS, whole=True)
         if not isinstance(self.fine_tune, bool):
             raise UserError(f"eval.lowshot.fine_tune={self.fine_tune}", "not known", "choose true or false")
+        if self.chosen_by not in (CROSS_VALIDATION, VALIDATION_PART):
+            raise UserError(
+                f"eval.lowshot.chosen_by={self.chosen_by}", "not known",
+                f"choose {CROSS_VALIDATION} or {VALIDATION_PART}",
+            )  # fmt: skip
         for key, values in (
             ("seeds", list(self.seeds)),
             ("fractions", list(self.fractions)),
@@ -105,31 +115,71 @@ class LowShot:
                 if self.fine_tune and subject.network is not None:
                     assert subject.data.test is not None
                     best = self._tuning(subject, part, index, tuning, epochs, seed)
-                    taken.append(best)
-                    lr, length = best["lr"], best["epochs"]
-                    tuned.append(tuning.accuracy(subject, part.subset(index), subject.data.test, lr, length, seed))
+                    taken.append({**best, "rate": tuning.rate(best["lr"], count)})
+                    on, lr, length = part.subset(index), best["lr"], best["epochs"]
+                    tuned.append(tuning.score(subject, on, subject.data.test, lr, length, seed).top1)
             out[name] = {"images": count, "linear": {**interval(linear), "chosen": chosen}}
             if tuned:
                 out[name]["finetuned"] = {
-                    **interval(tuned), "epochs": epochs, "batch_size": min(tuning.batch_size, count), "chosen": taken,
+                    **interval(tuned), "epochs": epochs, "batch_size": tuning.step_images(count), "chosen": taken,
                 }  # fmt: skip
         return out
 
     def _tuning(
         self, subject: Subject, part: Part, few: Tensor, tuning: FineTune, epochs: int | Sequence[int], seed: int
     ) -> dict[str, Any]:
-        """The fine-tuning's rate and length; of several the best on the validation part (the end of `part`)."""
+        """The fine-tuning's rate and length, and by what they were chosen."""
         lengths = epochs if isinstance(epochs, Sequence) else [epochs]
-        options = [(lr, n) for lr in self.lrs or tuning.lrs[:1] for n in lengths]
-        if len(options) == 1:
-            return {"lr": options[0][0], "epochs": options[0][1], "validation_top1": None}
+        options = [(lr, n) for lr in self.lrs for n in lengths]
+        splits = self._splits(subject, part, few, seed) if len(options) > 1 else []
+        if not splits:
+            lr, length = self.lrs[len(self.lrs) // 2], lengths[len(lengths) // 2]
+            return {"lr": lr, "epochs": length, "by": FIXED, "validation_top1": None}
+        tried = []
+        for lr, n in options:
+            scores = [tuning.score(subject, on, held_out, lr, n, seed) for on, held_out in splits]
+            tried.append(
+                Score(sum(s.right for s in scores), sum(s.loss for s in scores), sum(s.images for s in scores))
+            )
+        best = best_of(tried)
+        lr, length = options[best]
+        return {"lr": lr, "epochs": length, "by": self.chosen_by, "validation_top1": tried[best].top1}
+
+    def _splits(self, subject: Subject, part: Part, few: Tensor, seed: int) -> list[tuple[Part, Part]]:
+        """What is trained on, and what it is scored on, of `few` images of `part`, whose end is the validation part;
+        none where the few cannot be divided."""
         data = subject.data
-        rest = few[few < len(data.fit)]
-        if len(rest) < 2:
-            raise Stopped("the few labels all lie in the validation part; give one rate and length, or another split")
-        top1 = [tuning.accuracy(subject, part.subset(rest), data.val, lr, n, seed) for lr, n in options]
-        best = top1.index(max(top1))
-        return {"lr": options[best][0], "epochs": options[best][1], "validation_top1": top1[best]}
+        if self.chosen_by == VALIDATION_PART:
+            rest = few[few < len(data.fit)]
+            if len(rest) < 2:
+                raise Stopped(
+                    "the few labels all lie in the validation part; give one rate and length, or another split"
+                )
+            return [(part.subset(rest), data.val)]
+        fold = folds(part.labels[few], TUNING_FOLDS, seed)
+        splits = [(few[fold != i], few[fold == i]) for i in fold[fold >= 0].unique().tolist()]
+        if any(len(rest) < 2 for rest, _ in splits):  # BatchNorm in train mode
+            return []
+        return [(part.subset(rest), part.subset(held_out)) for rest, held_out in splits]
+
+    def remarks(self, found: dict[str, Any], way: str, tuning: FineTune) -> list[str]:
+        """What is to be said of one way, ``linear`` or ``finetuned``, of the figures of `evaluate`: where nothing could
+        choose, and where fewer images than a batch scale the rate."""
+        out = []
+        for share, figures in ((share, ways[way]) for share, ways in found.items() if way in ways):
+            fixed = [c for c in figures["chosen"] if c["validation_top1"] is None]
+            if way == "linear" and fixed:
+                what = f"lr {fixed[0]['lr']:g} and weight decay {fixed[0]['weight_decay']:g}, the middle of the grid"
+                out.append(f"{share} of the labels, linear: one label a class chooses nothing; {what}")
+            if way == "finetuned" and fixed and (len(self.lrs) > 1 or isinstance(figures["epochs"], Sequence)):
+                what = f"lr {fixed[0]['lr']:g} and {fixed[0]['epochs']} epochs, the middle of the lists, in every row"
+                out.append(f"{share} of the labels, fine-tuned: one label a class chooses nothing; {what}")
+            if way == "finetuned" and tuning.scaling == "linear" and figures["batch_size"] < tuning.batch_size:
+                what = f"rates are scaled by {figures['batch_size']} / 256, in every row"
+                out.append(
+                    f"{share} of the labels, fine-tuned: fewer images than a batch of {tuning.batch_size}; {what}"
+                )
+        return out
 
 
 def choose(few: Features, grid: LinearGrid, classes: int, seed: int) -> LinearResult:

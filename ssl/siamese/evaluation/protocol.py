@@ -65,9 +65,9 @@ PROTOCOLS = {
     "linear_crops": "frozen backbone in eval mode, random resized crops and flips, a forward pass an epoch; chosen on "
     "the validation part by heads that do not learn from it, test scored once by the chosen one's twin, which learns "
     "from all training labels",
-    "lowshot": "few labels, each class alike, over seeds; linear: the setting chosen by cross-validation within the "
-    "few labels, the middle of the grid where no class has two; fine-tuned: the whole network with BatchNorm in train "
-    "mode, one setting, or of several the best on the validation part, which is more labels than the few",
+    "lowshot": "few labels, each class alike, over seeds; linear, and fine-tuned: the whole network with BatchNorm in "
+    "train mode; both settings chosen by cross-validation within the few labels, for each row alike, the middle of the "
+    "lists where no class has two; with chosen_by=validation_part the fine-tuning's by more labels than the few",
     "finetune": "the whole network on all training labels, random resized crops and flips; with several rates the best "
     "on the validation part",
     "unlabelled": "backbone features of training images, no labels",
@@ -290,8 +290,8 @@ class Evaluation:
         settings = OmegaConf.to_container(self.cfg.eval, resolve=True)
         assert isinstance(settings, dict)
         sha256 = run.digest_of_file(self.file)
-        few = {"linear": settings["linear"], "finetune": settings["finetune"]}  # what it takes from others
-        settings["lowshot"] = {**settings["lowshot"], **few}
+        shared = {k: v for k, v in settings["finetune"].items() if f"finetune.{k}" not in READERS}
+        settings["lowshot"] |= {"linear": settings["linear"], "finetune": shared}  # what it takes from others
         out = {
             "schema": 2,
             "ckpt": str(self.file),
@@ -408,11 +408,9 @@ class Evaluation:
 
     def _lowshot(self, subject: Subject) -> dict[str, Any]:
         found = self.lowshot.evaluate(subject, self.grid, self.finetune)
-        for share, ways in found.items():
-            fixed = [c for c in ways["linear"]["chosen"] if c["validation_top1"] is None]
-            if fixed and subject.name == "raw_pixels":
-                what = f"lr {fixed[0]['lr']:g} and weight decay {fixed[0]['weight_decay']:g}, the middle of the grid"
-                self.console.print(f"{share} of the labels, linear: one label a class chooses nothing; {what}")
+        way = {"raw_pixels": "linear", "random_init": "finetuned"}.get(subject.name, "")  # once: true of every row
+        for line in self.lowshot.remarks(found, way, self.finetune):
+            self.console.print(line, highlight=False, soft_wrap=True)
         return found
 
     def _unlabelled(self, subject: Subject) -> dict[str, Any]:
@@ -484,7 +482,7 @@ def _protocols(cfg: DictConfig) -> list[str]:
 # A node of `eval` -> the protocols that read it.
 READERS = {p: {p} for p in PROTOCOLS} | {
     "linear": {"linear", "lowshot"}, "finetune": {"finetune", "lowshot"},
-    "finetune.epochs": {"finetune"}, "finetune.seed": {"finetune"},  # few labels have their own
+    **{f"finetune.{key}": {"finetune"} for key in ("lrs", "epochs", "seed")},  # few labels have their own
 }  # fmt: skip
 
 
