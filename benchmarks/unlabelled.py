@@ -2,10 +2,12 @@
 
     python benchmarks/unlabelled.py [OVERRIDES OF train.py …]
     python benchmarks/unlabelled.py data=npz data.path=cifar10.npz data.crop=16 backbone=small batch_size=256
+    python benchmarks/unlabelled.py --noise
 
 Trains every method of --methods for every number of epochs of --epochs, with one seed, judges each checkpoint on the
 test part (eval=linear) and without labels (eval=unlabelled), and prints a table, the rank correlations and one JSON
-line. Runs that are there already (--folder) are not repeated.
+line. Runs that are there already (--folder) are not repeated. --noise trains nothing: it prints what RankMe and
+alpha-ReQ read of isotropic noise, N samples of D dimensions. Few samples alone make a spectrum fall.
 """
 
 import argparse
@@ -15,7 +17,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from scipy.stats import spearmanr
+
+from siamese.monitor import health
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = (
@@ -36,7 +41,10 @@ def main() -> None:
     parser.add_argument("--epochs", default="1,3,9,27")
     parser.add_argument("--folder", default="outputs/unlabelled")
     parser.add_argument("--samples", default="10000", help="images for rank, std, alpha and uniformity")
+    parser.add_argument("--noise", action="store_true")
     a, overrides = parser.parse_known_args()
+    if a.noise:
+        return noise()
     rows = []
     for method in a.methods.split(","):
         for epochs in a.epochs.split(","):
@@ -63,6 +71,18 @@ def main() -> None:
         correlation[figure] = over_all
         print(f"{figure:16} {over_all:6.2f}   ({sum(within) / len(within):.2f})")
     print(json.dumps({"benchmark": "unlabelled", "spearman": correlation, "rows": rows, "overrides": overrides}))
+
+
+def noise() -> None:
+    rows = []
+    for n in (256, 2048, 25600):
+        for d in (64, 512, 2048):
+            z = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
+            rows.append({"samples": n, "dimensions": d, "alpha_req": health.alpha_req(z), "rankme": health.rankme(z)})
+            print(
+                f"N {n:6}  D {d:5}  alpha-ReQ {rows[-1]['alpha_req']:.2f}  RankMe {rows[-1]['rankme']:.1f}", flush=True
+            )
+    print(json.dumps({"benchmark": "unlabelled, noise", "rows": rows}))
 
 
 def rank(pairs: list[tuple[float, float]]) -> float:

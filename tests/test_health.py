@@ -35,12 +35,51 @@ def rotation(n):
     return torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0]
 
 
+def of_spectrum(values, n=300):
+    """Features (n, D) whose covariance has these D eigenvalues, up to a factor."""
+    q = torch.linalg.qr(torch.randn(n, len(values) + 1, dtype=torch.float64))[0][:, 1:]
+    q = torch.linalg.qr(q - q.mean(0))[0]  # orthonormal columns of mean 0
+    return q * torch.as_tensor(values).sqrt() @ rotation(len(values)) + 3
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.3])
-def test_alpha_req_of_a_power_law(alpha):
-    q = torch.linalg.qr(torch.randn(200, 21, dtype=torch.float64))[0][:, 1:]
-    q = torch.linalg.qr(q - q.mean(0))[0]  # orthonormal columns of mean 0: the covariance's spectrum is s^2
-    s = torch.arange(1, 21, dtype=torch.float64) ** (-alpha / 2)
-    assert health.alpha_req(q * s @ rotation(20) + 3) == pytest.approx(alpha, abs=1e-6)
+@pytest.mark.parametrize("dimensions", [5, 20, 150])
+def test_alpha_req_of_a_power_law(alpha, dimensions):
+    z = of_spectrum(torch.arange(1, dimensions + 1, dtype=torch.float64) ** -alpha)
+    assert health.alpha_req(z) == pytest.approx(alpha, abs=1e-6)
+
+
+def test_alpha_req_fits_ranks_4_to_100_weighted():
+    """By numpy, of a spectrum that is no power law; what lies outside of the ranks counts for nothing."""
+    values = np.sort(np.random.default_rng(0).exponential(size=150))[::-1].copy()
+    i = np.arange(4, 101)
+    expected = -np.polyfit(np.log(i), np.log(values[3:100]), 1, w=np.sqrt(1 / i))[0]
+    assert expected != pytest.approx(-np.polyfit(np.log(i), np.log(values[3:100]), 1)[0], rel=0.05)
+    assert health.alpha_req(of_spectrum(values)) == pytest.approx(expected, rel=1e-6)
+    values[:3] *= 50
+    values[100:] /= 50
+    assert health.alpha_req(of_spectrum(values)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_alpha_req_of_few_eigenvalues():
+    """Of a rank of 20 ranks 4 to 20; of 4 dimensions one is left."""
+    values = np.random.default_rng(0).exponential(size=20)
+    values = np.sort(values)[::-1].copy()
+    i = np.arange(4, 21)
+    expected = -np.polyfit(np.log(i), np.log(values[3:]), 1, w=np.sqrt(1 / i))[0]
+    assert health.alpha_req(of_spectrum(np.append(values, [1e-12] * 10))) == pytest.approx(expected, rel=1e-6)
+    assert math.isnan(health.alpha_req(torch.randn(50, 4)))
+    assert not math.isnan(health.alpha_req(torch.randn(50, 5)))
+
+
+@pytest.mark.parametrize(
+    ("samples", "dimensions", "reads"),
+    [(256, 64, 0.52), (256, 512, 0.24), (256, 2048, 0.13), (2048, 64, 0.17), (2048, 512, 0.10), (2048, 2048, 0.06)],
+)
+def test_alpha_req_of_isotropic_noise(samples, dimensions, reads):
+    """As its docstring says: small, and the larger the fewer samples."""
+    z = torch.randn(samples, dimensions, generator=torch.Generator().manual_seed(1))
+    assert health.alpha_req(z) == pytest.approx(reads, abs=0.02)
 
 
 def test_uniformity_by_hand():

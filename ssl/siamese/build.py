@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from siamese.augment import CleanView, Views
 from siamese.backbones import Backbone
-from siamese.data import DataSet, Loader, Part, choose_residence
+from siamese.data import DataSet, Loader, Part, choose_residence, some_of
 from siamese.errors import UserError
 from siamese.methods import Method
-from siamese.monitor.probes import Probe
+from siamese.monitor.probes import VIEW_IMAGES, Probe
 from siamese.schema.check import hints
 from siamese.schema.files import upgraded
 from siamese.schema.groups import LoaderSettings
@@ -229,23 +229,19 @@ def shares(cfg: DictConfig, world_size: int, images: int) -> tuple[int, int]:
 
 def at_most(part: Part, limit: int, seed: int = 0) -> Part:
     """A seeded choice of `limit` samples, or all of them."""
-    if len(part) <= limit:
-        return part
-    index = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))[:limit]
-    return part.subset(index.sort().values)
+    return part if len(part) <= limit else part.subset(some_of(len(part), limit, seed))
 
 
 def probe(cfg: DictConfig, data: DataSet, loading: Loading) -> Probe:
     """What monitors and the closing table look at: the training labels' part that fits, and the validation
     part; without labels a choice of training images."""
     parts = {"fit": data.fit, "val": data.val} if data.labelled else {"any": at_most(data.pretrain, 2048)}
-    loaders = {
-        name: loading.loader(at_most(part, cfg.monitor.max_images), min(256, cfg.batch_size), shuffle=False)
-        for name, part in parts.items()
-    }
-    return Probe(
-        loaders, clean_view(cfg), data.num_classes if data.labelled else 0, cfg.eval.knn.k, cfg.eval.knn.temperature
-    )
+    parts = {name: at_most(part, cfg.monitor.max_images) for name, part in parts.items()}
+    batch = min(256, cfg.batch_size)
+    loaders = {name: loading.loader(part, batch, shuffle=False) for name, part in parts.items()}
+    few = loading.loader(at_most(next(iter(parts.values())), VIEW_IMAGES), batch, shuffle=False)
+    classes = data.num_classes if data.labelled else 0
+    return Probe(loaders, few, clean_view(cfg), classes, cfg.eval.knn.k, cfg.eval.knn.temperature)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

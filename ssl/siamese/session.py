@@ -25,7 +25,7 @@ from siamese.evaluation import Features, raw_pixels
 from siamese.memory import channels_last, keep_freed_memory
 from siamese.monitor import health
 from siamese.monitor.finite import FiniteGradients
-from siamese.monitor.probes import RANK_SAMPLES, Monitor
+from siamese.monitor.probes import Monitor
 from siamese.monitor.progress import ProgressBar
 from siamese.output import console
 from siamese.schema import check_train
@@ -234,7 +234,7 @@ class Session:
             names = sorted(self.loader.skipped)
             self.console.print(f"skipped {len(names)} unreadable images: {', '.join(names[:3])}", highlight=False)
         if not self.data.labelled:
-            rank = health.rankme(features["any"].x[:RANK_SAMPLES])
+            rank = health.rankme(self.probe.rows(features))
             self.console.print(
                 f"feature rank (RankMe) {rank:.1f} of {self.method.backbone.feature_dim}; no labels, no top-1"
             )

@@ -82,6 +82,14 @@ def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
     return mask
 
 
+def some_of(length: int, limit: int, seed: int = 0) -> Tensor:
+    """Indices (min(length, limit),) in order: a choice that follows from `seed` alone, not from the run's
+    randomness; the same at every call."""
+    if length <= limit:
+        return torch.arange(length)
+    return torch.randperm(length, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+
+
 class DataSet:
     """A data set with its validation part.
 

@@ -148,27 +148,19 @@ def forward(
 
 @torch.no_grad()
 def view_features(
-    backbone: nn.Module, views: Views, batches: Batches, images: int, per_image: int, device: torch.device | str
+    backbone: nn.Module, views: Views, batches: Batches, per_image: int, device: torch.device | str
 ) -> Tensor:
-    """Features (N, Q, D) of `per_image` augmented views of the first `images` images, in eval mode. The method's
+    """Features (N, Q, D) of `per_image` augmented views of each of N images, in eval mode. The method's
     views take turns; they are drawn from a generator of their own, so a run goes on as it would have."""
     generator = torch.Generator().manual_seed(0)
     views = views.to(device)
-    out: list[list[Tensor]] = [[] for _ in range(per_image)]
 
     def augmented(q: int) -> Batches:
-        left = images
         for x, y, aspect in batches:
-            if left <= 0:
-                break
-            x, y, aspect = x[:left].to(device), y[:left], None if aspect is None else aspect[:left]
-            left -= len(x)
-            yield views.views[q % len(views.views)](x, generator, aspect), y, None
+            yield views.views[q % len(views.views)](x.to(device), generator, aspect), y, None
 
-    for q in range(per_image):
-        for x, _ in forward(backbone, augmented(q), None, device):
-            out[q].append(x)
-    return torch.stack([torch.cat(x) for x in out], 1)
+    seen = [torch.cat([x for x, _ in forward(backbone, augmented(q), None, device)]) for q in range(per_image)]
+    return torch.stack(seen, 1)
 
 
 @torch.no_grad()

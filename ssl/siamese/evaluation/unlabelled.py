@@ -38,7 +38,7 @@ class Unlabelled:
         z = extract(subject.network, load(part, subject.batch_size, shuffle=False), subject.view, device, True)
         few = at_most(pretrain, self.view_images)
         loader = load(few, subject.batch_size, shuffle=False)
-        seen = view_features(subject.network, views, loader, self.view_images, self.views, device)
+        seen = view_features(subject.network, views, loader, self.views, device)
         figures = {**health.of_features(z.x), **health.of_views(seen)}
         if subject.projector is not None:
             figures["projection_rank"] = health.rankme(projected(subject.projector, z.x))

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from siamese.augment import CleanView
+from siamese.data import Loader, some_of
 from siamese.distributed import gather, rank
 from siamese.errors import Stopped, UserError
 from siamese.evaluation import Features, knn_accuracy, view_features
@@ -26,14 +27,17 @@ class Probe:
     """Un-augmented features of a fixed choice of images, and what to make of them.
 
     Args:
-        parts: loaders of the parts `fit`, `val` (both empty lists without labels) and `any`, images for health.
+        loaders: of the parts `fit` and `val`, or without labels of `any`; the first one is watched for health.
+        few: of these images a seeded choice, whose augmented views are watched.
         view: the un-augmented view.
         num_classes: 0 without labels.
         k, temperature: of the kNN.
     """
 
-    def __init__(self, loaders: dict[str, Any], view: CleanView, num_classes: int, k: int, temperature: float):
-        self.loaders, self.view, self.num_classes = loaders, view, num_classes
+    def __init__(
+        self, loaders: dict[str, Loader], few: Loader, view: CleanView, num_classes: int, k: int, temperature: float
+    ):
+        self.loaders, self.few, self.view, self.num_classes = loaders, few, view, num_classes
         self.k, self.temperature = k, temperature
 
     @property
@@ -48,6 +52,12 @@ class Probe:
             part: extract(backbone, loader, self.view, device, keep_unlabelled=not self.labelled)
             for part, loader in self.loaders.items()
         }
+
+    def rows(self, features: dict[str, Features]) -> Tensor:
+        """At most RANK_SAMPLES rows of the first part, the same at every look: not its head, which of sorted classes
+        holds a few alone."""
+        x = next(iter(features.values())).x
+        return x[some_of(len(x), RANK_SAMPLES).to(x.device)]
 
     def knn(self, features: dict[str, Features]) -> float:
         """Top-1 of the validation part."""
@@ -122,7 +132,7 @@ class Monitor(pl.Callback):
         epoch = trainer.current_epoch + 1
         assert pl_module.projection is not None
         start = time.perf_counter()
-        z = gather(pl_module.projection.float())[:RANK_SAMPLES]
+        z = gather(pl_module.projection.float())[:RANK_SAMPLES]  # of a shuffled batch
         std, effective_rank = health.relative_std(z), health.rankme(z)
         # Not finite is not collapsed: `FiniteGradients` has stopped the run or counts the step.
         collapsed = math.isfinite(effective_rank) and health.collapsed(std, effective_rank)
@@ -151,10 +161,9 @@ class Monitor(pl.Callback):
     def measure(self, method: Method) -> dict[str, float]:
         """Figures of the un-augmented features, now."""
         features = self.probe.features(method.backbone, method.device)
-        out = health.of_features(next(iter(features.values())).x[:RANK_SAMPLES])
-        loader = next(iter(self.probe.loaders.values()))
+        out = health.of_features(self.probe.rows(features))
         assert method.views is not None
-        out |= health.of_views(view_features(method.backbone, method.views, loader, VIEW_IMAGES, VIEWS, method.device))
+        out |= health.of_views(view_features(method.backbone, method.views, self.probe.few, VIEWS, method.device))
         if self.probe.labelled and self.head is not None:
             out["knn_top1"] = self.probe.knn(features)
             self.head.eval()
