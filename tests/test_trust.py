@@ -190,6 +190,9 @@ def test_the_config_of_an_older_version_is_read(config):
     assert build.backbone(cfg).feature_dim == 8
     same = {"source": {"_target_": "hydra.utils.get_class", "path": "torchvision.datasets.CIFAR10"}}
     assert upgraded({"data": same, "trainer": {"max_steps": -1}}) == {"data": {"source": "CIFAR10"}, "trainer": {}}
+    lars = {"optimizer": {"algorithm": {"_target_": "siamese.optim.LARS"}}}
+    assert upgraded(lars)["optimizer"]["algorithm"]["clip"] is False
+    assert upgraded({"method": {"_target_": "siamese.methods.moco.MoCo"}})["method"]["final_momentum"] is None
     assert build.changed_recipe(old, upgraded(old), in_mid_epoch=True) == []
     assert build.recipe_digest(old) == build.recipe_digest(upgraded(old))
 

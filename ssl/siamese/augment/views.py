@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from siamese.augment import native, ops
 from siamese.distributed import rank
-from siamese.errors import UserError, check_number
+from siamese.errors import UserError
 from siamese.schema.types import (
     Angle,
     Count,
@@ -344,16 +344,3 @@ class CleanView(nn.Module):
         box[:, :2] = torch.where(box[:, 2:] > 1, box[:, :2], box[:, :2].floor())  # one pixel, not halves of two
         x = ops.resized_crop(images, box, self.size, self.interpolation).div_(255)
         return ops.normalize(x.clamp_(0, 1) if self.interpolation == "bicubic" else x, self.mean, self.std)
-
-
-def check_crops(where: str, scale: Sequence[float] | None, flip: float | None, interpolation: str | None) -> None:
-    """Refuse what no crop can have; None is not judged. `where` is the node of the config."""
-    if scale is not None:
-        pair = isinstance(scale, Sequence) and len(scale) == 2 and all(isinstance(s, (int, float)) for s in scale)
-        if not pair or not 0 < scale[0] <= scale[1] <= 1:
-            given = f"{where}.crop_scale={scale}"
-            raise UserError(given, "two parts of the area, in (0, 1], are needed", "give [0.08,1.0]")
-    if flip is not None:
-        check_number(f"{where}.flip", flip, 0, 1)
-    if interpolation not in (None, "bilinear", "bicubic"):
-        raise UserError(f"{where}.interpolation={interpolation}", "not known", "choose bilinear or bicubic")

@@ -4,20 +4,29 @@ import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siamese.augment import CleanView, View
-from siamese.augment.views import check_crops
 from siamese.data import Loader, Part
-from siamese.errors import SEEDS, UserError, check_number, check_numbers
 from siamese.evaluation.features import forward
 from siamese.evaluation.linear import best_head
 from siamese.evaluation.subject import Subject
 from siamese.optim import lr_factor
+from siamese.schema.types import (
+    AtLeastTwo,
+    Count,
+    CropScale,
+    Interpolation,
+    NonNegative,
+    Positives,
+    Probability,
+    Seed,
+    Share,
+)
 
 
 class Score(NamedTuple):
@@ -50,27 +59,17 @@ class FineTune:
         seed: of order and crops.
     """
 
-    lrs: Sequence[float]
-    scaling: str
-    weight_decay: float
-    batch_size: int
-    epochs: int
-    warmup_epochs: float
-    layer_decay: float
-    crop_scale: Sequence[float] | None
-    interpolation: str | None
-    flip: float | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        check_numbers("eval.finetune.lrs", self.lrs, 0, above=True)
-        check_number("eval.finetune.seed", self.seed, 0, SEEDS, whole=True)
-        for key, low in (("batch_size", 2), ("epochs", 1), ("weight_decay", 0), ("warmup_epochs", 0)):
-            check_number(f"eval.finetune.{key}", getattr(self, key), low, whole=key in ("batch_size", "epochs"))
-        check_number("eval.finetune.layer_decay", self.layer_decay, 0, 1, above=True)
-        check_crops("eval.finetune", self.crop_scale, self.flip, self.interpolation)
-        if self.scaling not in ("linear", "none"):
-            raise UserError(f"eval.finetune.scaling={self.scaling}", "not known", "choose linear or none")
+    lrs: Positives
+    scaling: Literal["linear", "none"]
+    weight_decay: NonNegative
+    batch_size: AtLeastTwo
+    epochs: Count
+    warmup_epochs: NonNegative
+    layer_decay: Share
+    crop_scale: CropScale | None
+    interpolation: Interpolation | None
+    flip: Probability | None
+    seed: Seed
 
     def evaluate(self, subject: Subject) -> dict[str, Any]:
         """Top-1 on the test part; with several rates each is tried on the part that fits first."""

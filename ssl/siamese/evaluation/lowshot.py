@@ -4,19 +4,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Len
 from torch import Tensor
 
 from siamese.data import Part
 from siamese.data.packed import Packed
-from siamese.errors import SEEDS, Stopped, UserError, check_number, check_numbers
+from siamese.errors import Stopped, UserError
 from siamese.evaluation.features import Features
 from siamese.evaluation.finetune import FineTune, Score, best_of
 from siamese.evaluation.linear import LinearGrid, LinearResult, Standardised, best_head, head_scores
 from siamese.evaluation.statistics import interval
 from siamese.evaluation.subject import Subject
+from siamese.schema.types import Count, Positives, Seed, Share
 
 FOLDS = 5  # of the linear heads, all trained at once
 TUNING_FOLDS = 2  # of the fine-tuning; k folds of n settings cost as much as n * (k - 1) fine-tunings
@@ -46,30 +48,15 @@ class LowShot:
         chosen_by: ``cross_validation`` or ``validation_part``, of several rates or lengths of the fine-tuning.
     """
 
-    fractions: Sequence[float]
+    fractions: Sequence[Share]
     lists: Sequence[str]
-    seeds: Sequence[int]
+    seeds: Sequence[Seed]
     fine_tune: bool
-    lrs: Sequence[float]
-    epochs: Sequence[int | Sequence[int]]
-    chosen_by: str
+    lrs: Positives
+    epochs: Sequence[Count | Annotated[Sequence[Count], Len(1)]]
+    chosen_by: Literal["cross_validation", "validation_part"]
 
     def __post_init__(self) -> None:
-        for f in self.fractions:
-            check_number("eval.lowshot.fractions", f, 0, 1, above=True)
-        for n in self.epochs:
-            for one in n if isinstance(n, Sequence) and n else [n]:
-                check_number("eval.lowshot.epochs", one, 1, whole=True)
-        check_numbers("eval.lowshot.lrs", self.lrs, 0, above=True)
-        for seed in self.seeds:
-            check_number("eval.lowshot.seeds", seed, 0, SEEDS, whole=True)
-        if not isinstance(self.fine_tune, bool):
-            raise UserError(f"eval.lowshot.fine_tune={self.fine_tune}", "not known", "choose true or false")
-        if self.chosen_by not in (CROSS_VALIDATION, VALIDATION_PART):
-            raise UserError(
-                f"eval.lowshot.chosen_by={self.chosen_by}", "not known",
-                f"choose {CROSS_VALIDATION} or {VALIDATION_PART}",
-            )  # fmt: skip
         for key, values in (
             ("seeds", list(self.seeds)),
             ("fractions", list(self.fractions)),

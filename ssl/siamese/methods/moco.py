@@ -62,7 +62,7 @@ class MoCo(Method):
             )
         if final_momentum is not None and final_momentum < momentum:
             raise UserError(
-                f"method.final_momentum={final_momentum:g}", f"is below method.momentum={momentum:g}", "it may only rise"
+                f"method.final_momentum={final_momentum:g}", f"is below method.momentum={momentum:g}", "let it rise"
             )
         self.temperature, self.momentum, self.queue_size = temperature, momentum, queue_size
         self.final_momentum = momentum if final_momentum is None else final_momentum

@@ -46,13 +46,19 @@ def trusted(config: Any, setting: str, trust: bool) -> DictConfig:
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of an older version as this one would have written it."""
     new = copy.deepcopy(dict(config))
-    data, trainer = new.get("data"), new.get("trainer")
+    data, trainer, optimizer = new.get("data"), new.get("trainer"), new.get("optimizer")
     if isinstance(data, dict) and isinstance(data.get("source"), dict):
         named = re.fullmatch(r"torchvision\.datasets\.(\w+)", str(data["source"].get("path")))
         if named:
             data["source"] = named.group(1)
     if isinstance(trainer, dict) and trainer.get("max_steps") == -1:
         del trainer["max_steps"]
+    for node, target, key, value in (
+        (new.get("method"), "siamese.methods.moco.MoCo", "final_momentum", None),
+        (optimizer.get("algorithm") if isinstance(optimizer, dict) else None, "siamese.optim.LARS", "clip", False),
+    ):
+        if isinstance(node, dict) and node.get("_target_") == target:
+            node.setdefault(key, value)
     return new
 
 

@@ -11,8 +11,6 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import AfterValidator, Field
 
-from siamese.errors import SEEDS
-
 
 @dataclass(frozen=True)
 class Says:
@@ -64,7 +62,7 @@ NonNegatives = Annotated[
     Sequence[Annotated[float, Ge(0)]], Len(1), Says("a list of numbers of at least 0, as in [0,1]")
 ]
 Widths = Annotated[Sequence[Width], Len(1), Says("a list of whole numbers, at least 1 each")]
-Seed = Annotated[int, Ge(0), Le(SEEDS)]
+Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Workers = Annotated[int, Ge(0), Le(1024)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
