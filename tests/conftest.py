@@ -37,6 +37,18 @@ def config():
 
 
 @pytest.fixture
+def built():
+    """Checks the arguments of a class as train.py does, and makes it."""
+    from siamese.schema.check import check_node, locate
+
+    def make(key: str, target: str, **arguments):
+        check_node(key, {"_target_": target, **{k: v for k, v in arguments.items() if not callable(v)}})
+        return locate(key, target)(**arguments)
+
+    return make
+
+
+@pytest.fixture
 def command(tmp_path):
     """Runs a script of the repository in an empty folder, as a user does."""
 

@@ -286,13 +286,13 @@ def test_the_clean_view_undoes_the_squeeze():
     [{"flip_p": 1.5}, {"crop_scale": [0.0, 1.0]}, {"interpolation": "nearest"}, {"blur_p": 1.0, "blur_kernel": 4},
      {"jitter": [0.4, 0.4, 0.4, 0.6]}],
 )  # fmt: skip
-def test_impossible_values(wrong):
+def test_impossible_values(built, wrong):
     with pytest.raises(UserError, match=f"augment.{list(wrong)[-1]}"):
-        View(**{**PLAIN, **wrong})
+        built("augment", "siamese.augment.View", **{**PLAIN, **wrong})
 
 
 @needs_compiler
-def test_compiling_is_chosen_by_the_length_of_the_run(monkeypatch):
+def test_compiling_is_chosen_by_the_length_of_the_run(built, monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     views = Views(0, [{}, {}], **{**FULL, "compiled": "auto"})
     assert "not compiled" in views.prepare(1000, cpu)
@@ -306,7 +306,7 @@ def test_compiling_is_chosen_by_the_length_of_the_run(monkeypatch):
     assert "as augment.compiled says" in told.prepare(1, cpu)
     assert told.views[0].native
     with pytest.raises(UserError, match="auto, true or false"):
-        View(**{**PLAIN, "compiled": "yes"})
+        built("augment", "siamese.augment.View", **{**PLAIN, "compiled": "yes"})
 
     native.library.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler")

@@ -175,11 +175,11 @@ def test_features_in_a_file_give_what_features_in_memory_give(digits, tmp_path):
     assert torch.equal(both.subset(torch.tensor([3, 1500])).x, expected.x[[3, 1500]])
 
 
-def test_impossible_grids():
-    with pytest.raises(UserError, match="eval.linear.lrs"):
-        LinearGrid([], [0.0], 1, 1, 0)
-    with pytest.raises(UserError, match="eval.linear.epochs"):
-        LinearGrid([0.1], [0.0], 0, 1, 0)
+def test_impossible_grids(built):
+    good = {"lrs": [0.1], "weight_decays": [0.0], "epochs": 1, "batch_size": 1, "seed": 0}
+    for key, value in (("lrs", []), ("lrs", [0]), ("weight_decays", [-1]), ("epochs", 0), ("seed", -1)):
+        with pytest.raises(UserError, match=f"eval.linear.{key}="):
+            built("eval.linear", "siamese.evaluation.LinearGrid", **{**good, key: value})
 
 
 class Net(nn.Module):

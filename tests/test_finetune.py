@@ -427,25 +427,25 @@ VALID = dict(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"fractions": [0.0]}, "fractions=0.0"),
+        ({"fractions": [0.0]}, r"fractions=\[0.0\]"),
         ({"seeds": []}, "seeds="),
         ({"epochs": [], "fine_tune": True}, "epochs="),
         ({"epochs": [1, 2], "fine_tune": True}, "one length for each"),
-        ({"epochs": [0]}, "epochs=0"),
-        ({"epochs": [[3, 0]]}, "epochs=0"),
-        ({"epochs": [[]]}, r"epochs=\[\]"),
-        ({"lrs": [0]}, "lrs=0"),
-        ({"lrs": []}, r"lrs=\[\]: a list of numbers"),
-        ({"chosen_by": "test"}, "chosen_by=test: not known; choose cross_validation or validation_part"),
+        ({"epochs": [0]}, r"epochs=\[0\]"),
+        ({"epochs": [[3, 0]]}, r"epochs=\[\[3,0\]\]"),
+        ({"epochs": [[]]}, r"epochs=\[\[\]\]"),
+        ({"lrs": [0]}, r"lrs=\[0\]"),
+        ({"lrs": []}, r"lrs=\[\]: not a possible value; give a list of numbers"),
+        ({"chosen_by": "test"}, "chosen_by=test: not a possible value; give cross_validation or validation_part"),
         ({"lists": ["nowhere.txt"], "epochs": [1, 1]}, "nowhere.txt: is not a file"),
     ],
 )
-def test_impossible_low_shots(change, says):
+def test_impossible_low_shots(built, change, says):
     with pytest.raises(UserError, match=says):
-        LowShot(**{**VALID, **change})
+        built("eval.lowshot", "siamese.evaluation.lowshot.LowShot", **{**VALID, **change})
 
 
 @pytest.mark.parametrize("change", [{"lrs": []}, {"layer_decay": 1.5}, {"scaling": "no"}, {"epochs": 0}])
-def test_impossible_fine_tunings(change):
+def test_impossible_fine_tunings(built, change):
     with pytest.raises(UserError, match=f"eval.finetune.{next(iter(change))}"):
-        FineTune(**{**TUNING, **change})
+        built("eval.finetune", "siamese.evaluation.finetune.FineTune", **{**TUNING, **change})

@@ -492,7 +492,7 @@ def test_auto_starts_where_there_is_nothing_to_continue(session):
     run = session("resume=auto")
     assert run.ckpt is None
     run.fit()
-    with pytest.raises(UserError, match="choose true, false or auto"):
+    with pytest.raises(UserError, match="resume=maybe: not a possible value; give auto, true or false"):
         session("resume=maybe")
 
 

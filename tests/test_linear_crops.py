@@ -88,6 +88,6 @@ def test_every_preset_is_built(config, preset):
     ("change", "says"),
     [({"lrs": []}, "lrs"), ({"scaling": "log"}, "scaling=log"), ({"epochs": 0}, "epochs=0"), ({"trust": -1}, "trust")],
 )
-def test_impossible_recipes(change, says):
+def test_impossible_recipes(built, change, says):
     with pytest.raises(UserError, match=says):
-        LinearCrops(**{**PLAIN, **change})
+        built("eval.linear_crops", "siamese.evaluation.linear_crops.LinearCrops", **{**PLAIN, **change})

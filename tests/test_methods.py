@@ -18,6 +18,7 @@ from siamese.methods.simclr import SimCLR
 from siamese.methods.simsiam import SimSiam
 from siamese.methods.supervised import Supervised
 from siamese.optim import ema_momentum, ema_update
+from siamese.schema import check_train
 
 SELF_SUPERVISED = ["simclr", "moco", "moco_v1", "moco_v3", "byol", "simsiam"]
 
@@ -289,13 +290,13 @@ def test_labels_cannot_reach_the_loss(config, name):
 @pytest.mark.parametrize("momentum", [-0.1, 1.1])
 def test_momentum_out_of_range(config, name, momentum):
     with pytest.raises(UserError, match=f"method.momentum={momentum}"):
-        make(config, name, f"method.momentum={momentum}")
+        check_train(config(f"method={name}", f"method.momentum={momentum}"))
 
 
 @pytest.mark.parametrize("name", ["simclr", "moco", "moco_v1", "moco_v3"])
 def test_temperature_out_of_range(config, name):
     with pytest.raises(UserError, match="method.temperature=0"):
-        make(config, name, "method.temperature=0")
+        check_train(config(f"method={name}", "method.temperature=0"))
 
 
 def test_only_moco_v1_and_v2_keep_batchnorm_apart():

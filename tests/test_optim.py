@@ -191,9 +191,9 @@ def test_the_scheduler_applies_the_closed_form():
      ({"warmup_epochs": -1}, "warmup_epochs"), ({"scaling": "cubic"}, "scaling"), ({"schedule": "x"}, "schedule"),
      ({"per": "batch"}, "per")],
 )  # fmt: skip
-def test_impossible_values(change, key):
+def test_impossible_values(built, change, key):
     with pytest.raises(UserError, match=f"optimizer.{key}="):
-        recipe(**change).check(epochs=5)
+        built("optimizer", "siamese.optim.OptimizerRecipe", **vars(recipe(**change))).check(epochs=5)
 
 
 def test_the_warm_up_is_no_longer_than_its_part_of_the_training():
