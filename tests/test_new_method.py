@@ -19,5 +19,10 @@ def test_one_python_file_and_one_yaml(command, tiny, tmp_path):
     done = command("train.py", "method=mine", search_path, *tiny, "run_dir=r", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "mine" in done.stdout
-    done = command("eval_linear.py", "ckpt=r/checkpoints/last.ckpt", "eval.linear.epochs=2", PYTHONPATH=str(tmp_path))
+    judge = ("eval_linear.py", "ckpt=r/checkpoints/last.ckpt", "eval.linear.epochs=2")
+    done = command(*judge, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "mine.Mine: is none of this project's own" in done.stderr
+    assert "trust_config=true" in done.stderr
+    done = command(*judge, "trust_config=true", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from test_conf import options
 from torch import nn
 
 from siamese.errors import UserError
+from siamese.schema import check_train
 
 
 class Net(nn.Module):
@@ -196,5 +197,7 @@ def test_solo_learns_moco_raises_its_momentum(config):
 
 @pytest.mark.parametrize("end", [0.9, 1.1])
 def test_a_final_momentum_out_of_range(config, end):
+    cfg = config("method=moco", f"method.final_momentum={end}")
+    made = check_train if end > 1 else lambda c: instantiate(c.method, _partial_=True)(Net())
     with pytest.raises(UserError, match=f"method.final_momentum={end}"):
-        instantiate(config("method=moco", f"method.final_momentum={end}").method, _partial_=True)(Net())
+        made(cfg)
