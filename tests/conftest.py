@@ -42,7 +42,8 @@ def built():
     from siamese.schema.check import check_node, locate
 
     def make(key: str, target: str, **arguments):
-        check_node(key, {"_target_": target, **{k: v for k, v in arguments.items() if not callable(v)}})
+        stand_in = {"_target_": "torch.optim.SGD", "_partial_": True}  # of what Hydra would have made
+        check_node(key, {"_target_": target, **{k: stand_in if callable(v) else v for k, v in arguments.items()}})
         return locate(key, target)(**arguments)
 
     return make

@@ -192,6 +192,11 @@ def test_a_validation_part_that_would_be_empty():
     with pytest.raises(UserError, match=r"data.val_fraction=0.99: leaves no label to train on"):
         DataSet("x", part(), None, list("abcd"), val_fraction=0.99)
     assert len(DataSet("x", part(), None, list("abcd"), val_fraction=0.021).val) == 4
+    rare = part()
+    rare.labels[rare.labels == 3] = 2
+    rare.labels[5] = 3
+    with pytest.raises(UserError, match="data.val_fraction=0.7: holds out every image of 1 classes: d; lower it"):
+        DataSet("x", rare, None, list("abcd"), val_fraction=0.7)
     with pytest.raises(UserError, match="data.train_images=2: each class alike, 4 of 4 classes get no image"):
         DataSet("x", part(), None, list("abcd"), train_images=2)
 

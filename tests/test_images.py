@@ -92,6 +92,19 @@ def test_eight_bits_are_read(tmp_path, mode):
     np.testing.assert_array_equal(decode(file, 16)[0].permute(1, 2, 0), expected)
 
 
+def test_a_bitmap_of_sixteen_bits_a_pixel(tmp_path):
+    """Five to six bits a channel, not sixteen."""
+    import struct
+
+    rows = np.random.default_rng(0).integers(0, 65536, (4, 4), dtype="<u2").tobytes()
+    info = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, 16, 3, len(rows), 0, 0, 0, 0) + struct.pack(
+        "<III", 0xF800, 0x7E0, 0x1F
+    )
+    file = tmp_path / "x.bmp"
+    file.write_bytes(b"BM" + struct.pack("<IHHI", 14 + len(info) + len(rows), 0, 0, 14 + len(info)) + info + rows)
+    assert decode(file, 4)[0].shape == (3, 4, 4)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".jpg", ".webp"])
 def test_the_exif_orientation_is_applied(tmp_path, orientation, suffix):

@@ -25,7 +25,7 @@ SLOW_TO_FIND = [
     ("batch_size=5000", "batch_size=5000", "1438"),
     ("method=moco batch_size=100", "method.queue_size=4096", "batch_size=100"),
     ("optimizer.warmup_epochs=36", "optimizer.warmup_epochs=36", "epochs=36"),
-    ("method=simclr method.temperature=0", "method.temperature=0", "above 0"),
+    ("method=simclr method.temperature=0", "method.temperature=0", "[0.001, 1000]"),
     ("method=byol method.momentum=1.5", "method.momentum=1.5", "[0, 1]"),
     ("trainer=gpu", "trainer.accelerator=gpu", "no CUDA device"),
     ("epochs=0", "epochs=0", "at least 1"),
@@ -43,7 +43,7 @@ SLOW_TO_FIND = [
     ("init_from=5", "init_from=5", "is not a file"),
     ("compile=maybe", "compile=maybe", "auto, true or false"),
     ("eval=all", "eval=", "one of eval_linear.py"),
-    ("trainer.precision=33", "trainer", "33"),
+    ("trainer.precision=33", "trainer.precision=33", "bf16-mixed"),
     ("trainer.precision=16-mixed", "trainer.precision=16-mixed", "bf16-mixed"),
     ("on_nonfinite=ignore", "on_nonfinite=ignore", "stop or skip"),
     ("on_collapse=cry", "on_collapse=cry", "warn or stop"),
@@ -54,7 +54,7 @@ SLOW_TO_FIND = [
     ("optimizer.lr=abc", "optimizer.lr=abc", "a number above 0"),
     ("optimizer.weight_decay=null", "optimizer.weight_decay=null", "at least 0"),
     ("method=byol method.momentum=abc", "method.momentum=abc", "[0, 1]"),
-    ("method=simclr method.temperature=abc", "method.temperature=abc", "above 0"),
+    ("method=simclr method.temperature=abc", "method.temperature=abc", "[0.001, 1000]"),
     ("method=moco method.queue_size=-64", "method.queue_size=-64", "at least 1"),
     ("seed=99999999999", "seed=99999999999", "4294967295"),
     ("monitor.online_lr=-1", "monitor.online_lr=-1", "above 0"),
@@ -290,3 +290,50 @@ def test_explanations_name_close_keys():
 
 def test_a_user_error_is_one_line():
     assert str(UserError("a=1", "two\nlines", "none")) == "a=1: two lines; none"
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.csv", "views.png", "config.tmp", "checkpoints/previous.ckpt", "results.json"]
+)
+def test_files_of_the_users_own_are_not_written_over(config, tiny, here, name):
+    """A folder that has a file of a name that a run writes holds something already."""
+    (here / "mine" / name).parent.mkdir(parents=True)
+    (here / "mine" / name).write_text("mine")
+    with pytest.raises(UserError, match=r"^run_dir=mine: already holds a run; add .*overwrite=true"):
+        Session(config(*tiny, "run_dir=mine"))
+    assert (here / "mine" / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("link", ["views.png", "metrics.csv", "checkpoints", ".lock", "tensorboard"])
+def test_links_in_a_run_folder_are_not_followed(config, tiny, here, link):
+    (here / "run").mkdir()
+    (here / "outside").mkdir()
+    (here / "outside" / "last.ckpt").write_text("mine")
+    (here / "run" / link).symlink_to(here / "outside")
+    for more in ([], ["overwrite=true"]):
+        with pytest.raises(UserError, match=r"^run_dir=run: "):
+            Session(config(*tiny, "run_dir=run", *more)).start()
+    assert (here / "outside" / "last.ckpt").read_text() == "mine"
+    assert os.listdir("outside") == ["last.ckpt"]
+
+
+def test_a_folder_in_the_place_of_a_file(config, tiny, here):
+    (here / "run" / "config.yaml").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^run_dir=run: config.yaml in it is not a run's own"):
+        Session(config(*tiny, "run_dir=run", "overwrite=true"))
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/x", "x" * 300])
+@pytest.mark.parametrize("key", ["run_dir", "init_from", "data.path", "data.packed"])
+def test_paths_that_cannot_be(config, tiny, here, key, path):
+    (here / "photos").mkdir()
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(here / "photos" / "a.png")
+    data = ["data=folder", "data.path=photos"]
+    with pytest.raises(UserError, match=f"^{key}=.*: cannot be a path"):
+        Session(config(*tiny, *data, f"{key}='{path}'"))
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    assert str(UserError("a=\x1b[31mred", "b\x07", "c")) == "a=?[31mred: b?; c"

@@ -213,3 +213,15 @@ def test_the_warm_up_is_no_longer_than_its_part_of_the_training():
 def test_what_follows_the_length_of_the_training():
     table = {0: 0.97, 100: 0.99, 1000: 0.996}
     assert [by_epochs(e, table) for e in (25, 99, 100, 800, 1000, 2000)] == [0.97, 0.97, 0.99, 0.99, 0.996, 0.996]
+
+
+def test_lars_of_a_checkpoint_from_before_it_could_clip():
+    w = nn.Parameter(torch.ones(2, 2))
+    w.grad = torch.ones(2, 2)
+    state = LARS([w], lr=0.1).state_dict()
+    for group in state["param_groups"]:
+        del group["clip"]
+    again = LARS([w], lr=0.1)
+    again.load_state_dict(state)
+    again.step()
+    assert again.param_groups[0]["clip"] is False

@@ -165,8 +165,23 @@ def test_a_packed_file_of_other_content_is_not_read(classes, tmp_path):
     np.save(file, pixels[::-1].copy())
     with pytest.raises(UserError, match=r"is damaged .its content has changed.; delete it"):
         everything(data(classes, tmp_path / "p").pretrain)
+    np.save(file, pixels)
+    aspects = np.load(file.with_name("aspects.npy"))
+    for wrong in (aspects * np.nan, -aspects, aspects.astype(np.float64), aspects[:3]):
+        np.save(file.with_name("aspects.npy"), wrong)
+        with pytest.raises(UserError, match=r"is damaged .*; delete it"):
+            everything(data(classes, tmp_path / "p").pretrain)
+    np.save(file.with_name("aspects.npy"), aspects)
+    everything(data(classes, tmp_path / "p").pretrain)
     meta = file.with_name("meta.json")
-    for text in ("", "{}", "[]", '{"errors": {"99": "x"}, "digest": ""}', '{"errors": 1, "digest": ""}'):
+    for text in (
+        "",
+        "{}",
+        "[]",
+        '{"errors": {"99": "x"}, "digest": ""}',
+        '{"errors": 1, "digest": ""}',
+        '{"errors": {"-1": "x"}, "digest": ""}',
+    ):
         meta.write_text(text)
         with pytest.raises(UserError, match=r"is damaged .*; delete it"):
             everything(data(classes, tmp_path / "p").pretrain)

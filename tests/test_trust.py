@@ -124,6 +124,35 @@ def test_a_config_that_never_ends(config, saved):
         evaluation(config, f"ckpt={saved(put('zz', value=loop))}")
 
 
+def test_a_config_that_is_walked_without_end(config, saved):
+    """A small file whose lists share their members."""
+    many = [1]
+    for _ in range(12):
+        many = [many] * 10
+    with pytest.raises(UserError, match="zz.*: holds more than 10,000 values"):
+        evaluation(config, f"ckpt={saved(put('zz', value=many))}")
+
+
+@pytest.mark.parametrize("target", [["a"], {"a": 1}, 3, None])
+def test_targets_that_are_no_text(config, saved, target):
+    with pytest.raises(UserError, match="backbone.zz._target_=.*: is none of this project's own"):
+        evaluation(config, f"ckpt={saved(put('backbone', 'zz', value={'_target_': target}))}")
+
+
+@pytest.mark.parametrize(
+    "key", [("method", "name"), ("data", "name"), ("data", "crop"), ("augment", "mean"), ("seed",)]
+)
+def test_keys_that_are_missing(config, saved, key):
+    def change(content):
+        node = content
+        for part in key[:-1]:
+            node = node[part]
+        del node[key[-1]]
+
+    with pytest.raises(UserError, match=f"^ckpt=a.ckpt: its config cannot be used: {'.'.join(key)}: is missing"):
+        evaluation(config, f"ckpt={saved(change)}")
+
+
 def test_timm_options_that_read_other_files(config, saved):
     def change(content):
         content["backbone"] = {
@@ -136,7 +165,7 @@ def test_timm_options_that_read_other_files(config, saved):
 
 
 def test_what_a_file_asks_to_fetch_or_to_pack_is_not_done(config, saved, tmp_path):
-    """The weights are in the file; a folder that is not there is not made for its sake."""
+    """The weights are in the file; images are packed where the user says so, nowhere else."""
     cfg = build.plain(config("data=folder", "data.path=photos", "data.packed=elsewhere", "backbone=timm"))
     cfg["backbone"]["pretrained"] = True
     file = saved()
@@ -145,8 +174,6 @@ def test_what_a_file_asks_to_fetch_or_to_pack_is_not_done(config, saved, tmp_pat
     trained = one._trusted(state, "ckpt=x")
     assert trained.backbone.pretrained is False
     assert trained.data.packed is None
-    (tmp_path / "elsewhere").mkdir()
-    assert one._trusted(state, "ckpt=x").data.packed == "elsewhere"
     cfg = build.plain(config("data=cifar10", "data.download=true"))
     assert one._trusted({"siamese": {"config": cfg}, "state_dict": {}}, "ckpt=x").data.download is False
 

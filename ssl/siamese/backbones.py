@@ -145,17 +145,17 @@ def timm_model(name: Name, image_size: Pixels, pretrained: bool, options: dict[s
         with torch.no_grad():
             features = model.eval()(torch.zeros(1, 3, image_size, image_size))
         model.train(was_training)
-    except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
+    except Exception as error:  # of a hundred models, each with words of its own
         raise UserError(
             f"backbone.name={name}",
             f"cannot be built for views of {image_size} pixels ({error})",
             "choose larger views (data.crop), another model, or pass options by '+backbone.options.KEY=VALUE'",
         ) from error
-    if features.ndim != 2:
+    if not isinstance(features, Tensor) or features.ndim != 2:
         raise UserError(
             f"backbone.name={name}",
-            f"gives features of shape {tuple(features.shape)}",
+            f"gives {tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__}",
             "choose a model that pools to (B, D)",
         )
-    model.feature_dim = features.shape[1]
+    model.feature_dim = features.shape[1]  # type: ignore[assignment]
     return cast(Backbone, model)

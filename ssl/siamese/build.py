@@ -6,7 +6,6 @@ import importlib.util
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +20,7 @@ from siamese.data import DataSet, Loader, Part, choose_residence, some_of
 from siamese.errors import UserError
 from siamese.methods import Method
 from siamese.monitor.probes import VIEW_IMAGES, Probe
-from siamese.schema.check import hints
+from siamese.schema.check import hints, shown
 from siamese.schema.files import upgraded
 from siamese.schema.groups import LoaderSettings
 
@@ -40,7 +39,8 @@ def make(node: Any, **arguments: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        raise
+        told = " ".join(str(error.__cause__ or error).split())
+        raise UserError(str(node._target_), f"cannot be built ({told})", "--cfg job prints all keys") from error
 
 
 # Settings that may change when a run goes on: how long, where, how it is watched, and how data reach the device.
@@ -143,6 +143,12 @@ def method(cfg: DictConfig, network: Backbone, data: DataSet, **base: Any) -> Me
                 f"method={cfg.method.name}", f"data={data.name} has no labels", "choose a self-supervised method"
             )
         base["num_classes"] = data.num_classes
+    made, takes = base.get("views"), getattr(target, "num_views", None)
+    if made is not None and takes is not None and len(made.views) != takes:
+        raise UserError(
+            f"augment.views={shown(plain(cfg.augment)['views'])}", f"method={cfg.method.name} takes {takes} views",
+            f"give {takes}, as in augment.views=[{','.join(['{}'] * takes)}]",
+        )  # fmt: skip
     return make(cfg.method, backbone=network, **base)
 
 
@@ -247,8 +253,3 @@ def probe(cfg: DictConfig, data: DataSet, loading: Loading) -> Probe:
 def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as plain values."""
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
-
-
-def as_path(value: str | Path) -> Path:
-    """A path as the user wrote it, `~` expanded."""
-    return Path(value).expanduser()

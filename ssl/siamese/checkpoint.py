@@ -21,6 +21,7 @@ from torch import Tensor
 from siamese.distributed import any_rank, gather_bytes, rank, world_size
 from siamese.errors import Interrupted, Stopped, UserError
 from siamese.methods import Method
+from siamese.paths import expand_path
 
 KEY = "siamese"  # what makes a checkpoint ours: config, class count, wandb id, random states
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -223,7 +224,7 @@ def read(file: str | Path, key: str = "ckpt") -> Any:
     Raises:
         UserError: missing, truncated, or holding anything but tensors and plain values.
     """
-    path = Path(str(file)).expanduser()
+    path = expand_path(file, key)
     if not path.is_file():
         near = sorted(path.glob("**/last.ckpt"))[:3] if path.is_dir() else []
         remedy = f"did you mean {', '.join(map(str, near))}?" if near else f"looked at {path.absolute()}"
@@ -297,5 +298,9 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]]:
 def backbone_state(state: dict[str, Any]) -> dict[str, Tensor]:
     """The trained network's tensors, named as in the backbone."""
     prefix = "backbone."
-    tensors = {k: v for k, v in state["state_dict"].items() if isinstance(k, str) and isinstance(v, Tensor)}
-    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+    return {k[len(prefix) :]: v for k, v in tensors(state).items() if k.startswith(prefix)}
+
+
+def tensors(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The named tensors of the whole state dict."""
+    return {k: v for k, v in state["state_dict"].items() if isinstance(k, str) and isinstance(v, Tensor)}

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -50,8 +49,8 @@ def explain(error: Exception, arguments: list[str], keys: list[str]) -> str:
         )
     line = " ".join(text.split())
     return (
-        f"{line}; see python {Path(sys.argv[0]).name} --help"
-        if "no viable alternative" in line or "mismatched" in line
+        f"{line}; put a value with special characters in quotes: 'run_dir=\"my run\"'"
+        if any(word in line for word in ("no viable alternative", "mismatched", "NoViableAlt", "token recognition"))
         else line
     )
 
@@ -62,7 +61,8 @@ def _is_group_without_option(argument: str) -> bool:
 
 
 def _options(group: str) -> list[str]:
-    return sorted(f.stem for f in (CONF / group).glob("*.yaml") if not f.name.startswith("_"))
+    found = (f.relative_to(CONF / group).with_suffix("") for f in (CONF / group).rglob("*.yaml"))
+    return sorted(str(f) for f in found if not f.name.startswith("_"))
 
 
 def all_keys(node: Any, prefix: str = "") -> list[str]:

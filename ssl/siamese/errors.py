@@ -1,6 +1,11 @@
 """What ends a run early: a mistake of the user's, a run that cannot go on, a signal."""
 
 
+def printable(text: str) -> str:
+    """One line without control characters, which could steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
 class UserError(Exception):
     """A wrong path, an impossible value, an unknown option: one line on the screen, exit code 2.
 
@@ -12,7 +17,7 @@ class UserError(Exception):
 
     def __init__(self, setting: str, problem: str, remedy: str):
         self.setting, self.problem, self.remedy = setting, problem, remedy
-        super().__init__(" ".join(f"{setting}: {problem}; {remedy}".split()))
+        super().__init__(printable(f"{setting}: {problem}; {remedy}"))
 
 
 class Stopped(Exception):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from siamese import checkpoint
@@ -43,7 +44,8 @@ def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] 
         if isinstance(state, dict) and isinstance(state.get(within), dict):
             state = state[within]
             break
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    named = state.items() if isinstance(state, dict) else ()
+    tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise UserError(f"{key}={file}", "holds no named tensors", "give a checkpoint or a state dict")
     name, prefix = next((n, p) for n, p in FORMATS if any(k.startswith(p) for k in tensors))
@@ -86,6 +88,7 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
     wrong = {
         "missing": [k for k in own if k not in found],
         "left over": [k for k in found if k not in own],
+        "of another type": [f"{k} {found[k].dtype}" for k in own if k in found and not _like(found[k], own[k])],
         "of another shape": [
             f"{k} {tuple(found[k].shape)} for {tuple(own[k].shape)}"
             for k in own
@@ -110,6 +113,12 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
         add = f"foreign=[…,{setting}:{value}]" if key == "ckpt" else f"{setting}={value}"
         raise UserError(f"{key}={file}", f"({kind}): {problem}", f"add {add}")
     backbone.load_state_dict(found)
+
+
+def _like(found: Tensor, own: Tensor) -> bool:
+    """Plain tensors of numbers of one kind; half precision will do."""
+    plain = found.layout == torch.strided and found.device.type == "cpu" and not found.is_quantized
+    return plain and found.is_floating_point() == own.is_floating_point() and not found.is_complex()
 
 
 def _another_network(kind: str, backbone: nn.Module) -> tuple[str, str, int] | None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from siamese.distributed import gather, gather_with_grad, rank, world_size
-from siamese.schema.types import Count, NonNegative, Positive
+from siamese.schema.types import Count, NonNegative, Temperature
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def _positives(similarity: Tensor, positive: Tensor) -> Tensor:
     return similarity[positive].unsqueeze(1)
 
 
-def nt_xent(z: Tensor, temperature: Positive) -> Tensor:
+def nt_xent(z: Tensor, temperature: Temperature) -> Tensor:
     """Normalised temperature-scaled cross entropy (SimCLR, arXiv:2002.05709, equation 1).
 
     Args:
@@ -62,7 +62,7 @@ def nt_xent(z: Tensor, temperature: Positive) -> Tensor:
         return 2 * F.cross_entropy(logits, positive.to(torch.int64).argmax(1))
 
 
-def nt_xent_chunked(z: Tensor, temperature: Positive, chunk: Count) -> Tensor:
+def nt_xent_chunked(z: Tensor, temperature: Temperature, chunk: Count) -> Tensor:
     """`nt_xent` in rows of `chunk` anchors: memory grows with chunk * 2M instead of 2N * 2M, for global
     batches whose similarities do not fit. Its gradient is computed in the forward pass, so a second
     derivative does not exist."""
@@ -100,7 +100,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad * to_anchors, grad * to_candidates, None, None, None, None
 
 
-def nt_logistic(z: Tensor, temperature: Positive) -> Tensor:
+def nt_logistic(z: Tensor, temperature: Temperature) -> Tensor:
     """The logistic loss of SimCLR's ablation (arXiv:2002.05709, table 2).
 
     -log sigmoid(s+ / T) of the positive, and -log sigmoid(-s- / T) averaged over the negatives (the

@@ -7,7 +7,7 @@ Learning rates are scaled by the global batch and scheduled per optimiser step, 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from siamese.errors import UserError
-from siamese.schema.types import Natural, NonNegative, Positive, Probability
+from siamese.schema.types import Built, Natural, NonNegative, Positive, Probability
 
 
 class LARS(Optimizer):
@@ -49,6 +49,11 @@ class LARS(Optimizer):
     ):
         defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, trust_coefficient=trust_coefficient)
         super().__init__(params, {**defaults, "lr_in_buffer": lr_in_buffer, "clip": clip, "adapt": True})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("clip", False)  # of checkpoints from before there was one
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -139,6 +144,9 @@ def split_groups(groups: Iterable[dict[str, Any]], weight_decay: float) -> list[
     return out
 
 
+ALGORITHM_OWN = {"params": "nothing", "lr": "optimizer.lr=", "weight_decay": "optimizer.weight_decay="}
+
+
 @dataclass
 class OptimizerRecipe:
     """How the trainable parameters are optimised (`conf/optimizer`).
@@ -152,7 +160,7 @@ class OptimizerRecipe:
         warmup_at_most: the warm-up is no longer than this part of the training.
     """
 
-    algorithm: Callable[..., Optimizer]
+    algorithm: Annotated[Callable[..., Optimizer], Built(own=ALGORITHM_OWN, partial=True)]
     lr: Positive
     scaling: Literal["linear", "sqrt", "none"]
     weight_decay: NonNegative
@@ -179,6 +187,8 @@ class OptimizerRecipe:
                 f"the warm-up must be shorter than the training (epochs={epochs})",
                 "lower it, or train longer",
             )
+        if self.schedule == "milestones" and not self.milestones:
+            raise UserError("optimizer.milestones=[]", "optimizer.schedule=milestones needs some", "give [120,160]")
         weight = nn.Parameter(torch.ones(2, 2))
         weight.grad = torch.ones(2, 2)
         try:

@@ -53,7 +53,11 @@ def protect() -> None:
     """Make the standard streams of this process unfailing, once."""
     for name in ("stderr", "stdout"):
         stream = getattr(sys, name)
-        if stream is None or isinstance(stream, Unfailing):
+        if stream is None:  # closed before the start, as by >&-
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            if name == "stdout":
+                print("standard output is closed; the run goes on without it", file=sys.stderr)
+        if isinstance(stream, Unfailing):
             continue
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -25,15 +25,30 @@ from omegaconf import DictConfig, OmegaConf
 import siamese
 from siamese.distributed import is_first
 from siamese.errors import Stopped, UserError
+from siamese.paths import expand_path
 
-MARKS = ("config.yaml", "checkpoints", "summary.json", "results.json")
-# What a run writes, by name: all that overwriting removes. The folders of wandb's own runs stay.
+# What a run writes, by name: a folder that has one of these holds a run already, and they are all that overwriting
+# removes. The folders of wandb's own runs stay.
 WRITTEN = (
     *("config.yaml", "summary.json", "results.json", "metrics.csv", "views.png"),
     *("config.tmp", "summary.tmp", "results.tmp", "metrics.tmp"),
     *("checkpoints/last.ckpt", "checkpoints/previous.ckpt", "checkpoints/last.tmp", "checkpoints/previous.tmp"),
     *("tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml"),
 )
+
+
+def _written(folder: Path) -> list[Path]:
+    return [f for pattern in WRITTEN for f in (folder.glob(pattern) if "*" in pattern else [folder / pattern])
+            if os.path.lexists(f)]  # fmt: skip
+
+
+def _unusual(path: Path) -> bool:
+    """Is it a link, or a file where a run has a folder, or the reverse, or a lock with content?"""
+    if not os.path.lexists(path):
+        return False
+    if path.is_symlink() or path.is_dir() != (path.name in ("checkpoints", "tensorboard")):
+        return True
+    return path.name == ".lock" and path.stat().st_size > 0
 
 
 def in_sweep() -> bool:
@@ -53,7 +68,7 @@ def choose(cfg: DictConfig, default: str) -> Path:
         return Path(inherited)
     trial = f"{HydraConfig.get().job.num:02d}" if in_sweep() else ""
     if cfg.run_dir is not None:
-        folder = Path(str(cfg.run_dir)).expanduser() / trial
+        folder = expand_path(cfg.run_dir, "run_dir") / trial
     else:
         # With microseconds: the jobs of an array start within a second.
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f") + (f"_{trial}" if trial else "")
@@ -75,7 +90,8 @@ def check(folder: Path, resume: bool | str | None, overwrite: bool) -> bool:
         raise UserError(f"resume={resume} overwrite=true".lower(), "exclude each other", "give one of them")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run_dir={folder}", "is a file", "give a folder")
-    holds_run = any((folder / mark).exists() for mark in MARKS)
+    written = _written(folder)
+    holds_run = bool(written) or (folder / "checkpoints").exists()
     saved = any((folder / "checkpoints" / name).is_file() for name in ("last.ckpt", "previous.ckpt"))
     if resume is True and not saved:
         raise UserError(
@@ -84,6 +100,9 @@ def check(folder: Path, resume: bool | str | None, overwrite: bool) -> bool:
     if holds_run and not resume and not overwrite and is_first():  # the others come when it is made
         how = "resume=true or overwrite=true" if saved and resume is not None else "overwrite=true"
         raise UserError(f"run_dir={folder}", "already holds a run", f"add {how}, or choose another folder")
+    odd = [f for f in (*written, folder / ".lock", folder / "checkpoints", folder / "tensorboard") if _unusual(f)]
+    if odd and (overwrite or not holds_run):
+        raise UserError(f"run_dir={folder}", f"{odd[0].name} in it is not a run's own", "choose another folder")
     parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not os.access(parent, os.W_OK):
         raise UserError(f"run_dir={folder}", f"{parent} cannot be written to", "choose another folder")
@@ -109,7 +128,7 @@ class Hold:
         self.file = folder / ".lock"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o666)
+            self.descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise UserError(f"run_dir={folder}", f"cannot be written to ({error})", "choose another folder") from error
         if not self._locked():
@@ -164,9 +183,8 @@ def start(folder: Path, cfg: DictConfig, overwrite: bool) -> None:
     if not is_first():
         return
     if overwrite:
-        for pattern in WRITTEN:
-            for file in folder.glob(pattern):
-                file.unlink()
+        for file in _written(folder):
+            file.unlink()
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     write(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
@@ -202,7 +220,7 @@ def unfinished(where: Path) -> Path:
             os.kill(int(left.name.split("-")[-2]), 0)
         except ProcessLookupError:
             shutil.rmtree(left, ignore_errors=True)
-        except (PermissionError, ValueError):  # somebody else's, and alive; or not named by us
+        except (PermissionError, ValueError, OverflowError):  # somebody else's, and alive; or not named by us
             pass
     return Path(tempfile.mkdtemp(dir=where.parent, prefix=f"{prefix}{os.getpid()}-"))
 

@@ -28,7 +28,9 @@ from siamese.monitor.finite import FiniteGradients
 from siamese.monitor.probes import Monitor
 from siamese.monitor.progress import ProgressBar
 from siamese.output import console
+from siamese.resume import check_resumable
 from siamese.schema import check_train
+from siamese.schema.files import check_plain
 
 FIGURES = ("knn_top1", "linear_top1", "feature_rank")  # of the closing table, in every logger too
 
@@ -83,6 +85,8 @@ class Session:
                 f"the run was started on {saved['images']} images, {len(self.train_part)} are there now",
                 "check data.path",
             )
+        if self.ckpt is not None:
+            check_resumable(self.state, self.method, f"resume={str(cfg.resume).lower()} run_dir={cfg.run_dir}")
         self.run_id = saved.get("run_id") or uuid.uuid4().hex[:8]
         # Lightning places the model; the monitor's images and the resident set follow it there.
         self.trainer = build.trainer(cfg, [], [], self.method.sync_batchnorm)
@@ -303,12 +307,15 @@ class Session:
     def _resumed(self) -> tuple[Path, dict[str, Any]]:
         """The checkpoint to continue from."""
         file, state = checkpoint.newest(self.folder / "checkpoints")
-        before = state[checkpoint.KEY]["config"]
         given = f"resume={str(self.cfg.resume).lower()} run_dir={self.cfg.run_dir}"
+        before = state[checkpoint.KEY]["config"]
+        check_plain(before, given)
         try:
             loop = state["loops"]["fit_loop"]
             in_mid_epoch = loop["state_dict"]["combined_loader"][0]["batches"] > 0  # see `Loader.state_dict`
             done = loop["epoch_progress"]["current"]["processed"]
+            if not isinstance(done, int) or not 0 <= done < 2**53:
+                raise TypeError(f"{done} epochs")
         except (KeyError, TypeError, IndexError) as error:
             raise UserError(given, f"{file} does not hold a training state ({error!r})", "start another run") from error
         changed = build.changed_recipe(before, build.plain(self.cfg), in_mid_epoch)

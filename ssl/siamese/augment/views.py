@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Len
 from torch import Tensor, nn
 
 from siamese.augment import native, ops
@@ -247,7 +248,7 @@ class Views(nn.Module):
     def __init__(
         self,
         seed: int,
-        views: Annotated[Sequence[Mapping[str, Any]], Like(View)],
+        views: Annotated[Sequence[Mapping[str, Any]], Len(1, 64), Like(View)],
         **shared: Annotated[Any, Like(View)],
     ):
         super().__init__()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from siamese.data.packed import Packed
 from siamese.errors import UserError
-from siamese.schema.types import AtLeastTwo, ProperShare, Seed
+from siamese.schema.types import AtLeastTwo, Group, ProperShare, Seed
 
 
 @dataclass
@@ -90,6 +90,14 @@ def some_of(length: int, limit: int, seed: int = 0) -> Tensor:
     return torch.randperm(length, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
 
 
+class SplitSettings(Group):
+    """Keys of every data set: see `DataSet`."""
+
+    val_fraction: ProperShare
+    split_seed: Seed
+    train_images: AtLeastTwo | None
+
+
 class DataSet:
     """A data set with its validation part.
 
@@ -118,9 +126,9 @@ class DataSet:
         test: Part | None,
         classes: list[str],
         val: Part | None = None,
-        val_fraction: ProperShare = 0.1,
-        split_seed: Seed = 0,
-        train_images: AtLeastTwo | None = None,
+        val_fraction: float = 0.1,
+        split_seed: int = 0,
+        train_images: int | None = None,
         notes: tuple[str, ...] = (),
     ):
         check_parts(name, train, {"validation": val, "test": test})
@@ -151,6 +159,12 @@ class DataSet:
             raise UserError(
                 f"data.val_fraction={val_fraction:g}", f"{what}; the largest class has {most} images",
                 f"give at least {0.51 / most:.2g}" if not len(self.val) else "lower it",
+            )  # fmt: skip
+        lost = sorted(set(self.val.labels.tolist()) - set(self.fit.labels.tolist()))
+        if lost:
+            raise UserError(
+                f"data.val_fraction={val_fraction:g}",
+                f"holds out every image of {len(lost)} classes: {', '.join(classes[c] for c in lost[:3])}", "lower it",
             )  # fmt: skip
         # The same images, the held-out labels hidden from every monitor that trains.
         self.pretrain = replace(train, labels=torch.where(held_out, -1, train.labels))

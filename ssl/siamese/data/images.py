@@ -1,6 +1,7 @@
 """Image files: which are there, and how one is decoded."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def check_depth(image: Image.Image) -> None:
     """Refuse an opened image of more than 8 bits a channel, which `convert` would clip or cut."""
     coded = " ".join(str(t[3]) for t in getattr(image, "tile", []))  # Pillow's raw mode, as in "RGB;16B"
     deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or any(f";{n}" in coded for n in (16, 32, 64))
+    deep = deep and "BGR;16" not in coded  # a BMP's 16 bits a pixel
     if image.format == "PPM" and image.mode == "RGB":
         deep = any(isinstance(t[3], tuple) and t[3][1] > 255 for t in getattr(image, "tile", []))
     if deep:
@@ -71,18 +73,21 @@ def listing(root: Path) -> tuple[list[str], list[Path], Tensor]:
     Hidden files and folders (`.ipynb_checkpoints`, `._photo.jpg`) and macOS's `__MACOSX` are left out.
     """
 
-    def visible(path: Path) -> bool:
-        return not path.name.startswith(".") and path.name != "__MACOSX"
+    def visible(name: str) -> bool:
+        return not name.startswith(".") and name != "__MACOSX"
 
-    def image(path: Path) -> bool:
-        return path.suffix.lower() in IMAGE_SUFFIXES and visible(path) and path.is_file()
+    def image(folder: str, name: str) -> bool:
+        return name.lower().endswith(IMAGE_SUFFIXES) and visible(name) and os.path.isfile(os.path.join(folder, name))
 
     def images(where: Path) -> list[Path]:
-        found = (f for f in where.rglob("*") if image(f))
-        return sorted(f for f in found if all(visible(Path(p)) for p in f.relative_to(where).parts))
+        found = []
+        for folder, inner, names in os.walk(where):
+            inner[:] = filter(visible, inner)
+            found += [Path(folder, name) for name in names if image(folder, name)]
+        return sorted(found)
 
-    flat = sorted(f for f in root.iterdir() if image(f))
-    folders = [d for d in sorted(root.iterdir()) if d.is_dir() and visible(d)]
+    flat = sorted(root / name for name in os.listdir(root) if image(str(root), name))
+    folders = [d for d in sorted(root.iterdir()) if d.is_dir() and visible(d.name)]
     by_class = {d.name: found for d in folders if (found := images(d))}
     if flat and by_class:
         raise UserError(

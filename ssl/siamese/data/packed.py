@@ -139,9 +139,9 @@ class Store:
         count, errors = len(self.files), {str(int(i)): str(reason) for i, reason in meta["errors"].items()}
         if pixels.shape != (count, 3, self.size, self.size) or pixels.dtype != np.uint8:
             raise ValueError(f"holds {pixels.dtype} {pixels.shape}")
-        if aspects.shape != (count,) or any(int(i) >= count for i in errors):
+        if aspects.shape != (count,) or any(not 0 <= int(i) < count for i in errors):
             raise ValueError(f"is of {aspects.shape} images")
-        if meta["digest"] != _sampled(pixels):
+        if meta["digest"] != _sampled(pixels, aspects):
             raise ValueError("its content has changed")
         return torch.from_numpy(pixels), torch.from_numpy(aspects), errors
 
@@ -179,17 +179,19 @@ class Store:
                 pixels[i] = pixels[(i + int(np.roll(readable, -i).argmax())) % count]
             pixels.flush()
             np.save(temporary / "aspects.npy", aspects)
-            meta = {"errors": {str(i): errors[i] for i in sorted(errors)}, "digest": _sampled(pixels)}
+            meta = {"errors": {str(i): errors[i] for i in sorted(errors)}, "digest": _sampled(pixels, aspects)}
             (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             os.rename(temporary, self.where)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sampled(pixels: np.ndarray) -> str:
-    """A digest of at most 256 squares, evenly chosen."""
+def _sampled(pixels: np.ndarray, aspects: np.ndarray) -> str:
+    """A digest of at most 256 squares, evenly chosen, and of all aspects."""
     chosen = np.linspace(0, len(pixels) - 1, min(len(pixels), 256), dtype=int)
-    return hashlib.blake2b(np.ascontiguousarray(pixels[chosen]).data, digest_size=16).hexdigest()
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels[chosen]).data, digest_size=16)
+    digest.update(f"{aspects.dtype}".encode() + np.ascontiguousarray(aspects).tobytes())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

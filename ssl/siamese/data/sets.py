@@ -15,14 +15,15 @@ import torch
 import torchvision
 from torch import Tensor
 
-from siamese.data.dataset import DataSet, Part, check_parts, stratified
+from siamese.data.dataset import DataSet, Part, SplitSettings, check_parts, stratified
 from siamese.data.images import IMAGE_SUFFIXES, decode, listing, unreadable
 from siamese.data.packed import Packed, Store
 from siamese.errors import UserError
+from siamese.paths import expand_path
 from siamese.schema.types import Like, Name, PathText, Pixels, ProperShare, Seed
 
 MOST_CLASSES = 1_000_000
-Split = Annotated[Any, Like(DataSet)]
+Split = Annotated[Any, Like(SplitSettings)]
 
 
 def three_channels(images: Any, channels_first: bool = False) -> Tensor:
@@ -179,7 +180,7 @@ def folder(
     if not root.is_dir():
         raise UserError(f"data.path={root}", "is not a folder", "give the folder that holds the images")
     train_root = root / "train" if (root / "train").is_dir() else root
-    classes, files, labels = listing(train_root)
+    classes, files, labels = _listing(train_root)
     if not files:
         raise UserError(f"data.path={root}", "holds no image", f"put {', '.join(IMAGE_SUFFIXES[:4])}… files there")
     reason = unreadable(files[0])
@@ -199,7 +200,7 @@ def folder(
             raise UserError(f"data.test_path={given}", "is not a folder", "give the folder that holds the images")
     _apart(roots)
     if packed is not None:
-        where = Path(str(packed)).expanduser()
+        where = expand_path(packed, "data.packed")
         if where.exists() and not where.is_dir():
             raise UserError(f"data.packed={packed}", "is a file", "give a folder")
         train = _packed(where, train)
@@ -208,7 +209,7 @@ def folder(
 
 
 def _part(where: Path, train_root: Path, classes: list[str], like: Part) -> Part:
-    other_classes, files, labels = listing(where)
+    other_classes, files, labels = _listing(where)
     if other_classes != classes:
         odd = sorted(set(other_classes) ^ set(classes))
         raise UserError(
@@ -220,6 +221,13 @@ def _part(where: Path, train_root: Path, classes: list[str], like: Part) -> Part
     if not files:
         raise UserError(f"data.path={where}", "holds no image", "put images there, or remove the folder")
     return replace(like, images=files, labels=labels)
+
+
+def _listing(where: Path) -> tuple[list[str], list[Path], Tensor]:
+    try:
+        return listing(where)
+    except OSError as error:
+        raise UserError(f"data.path={where}", f"cannot be listed ({error.strerror})", "give another folder") from error
 
 
 def _apart(roots: list[tuple[str, Path]]) -> None:
@@ -256,7 +264,7 @@ def imagenet(
 def _existing(path: str | int | None, key: str = "data.path") -> Path:
     if path is None:
         raise UserError(f"{key}=null", "this data set needs a path", f"give {key}=…")
-    found = Path(str(path)).expanduser()
+    found = expand_path(path, key)
     if not found.exists():
         raise UserError(f"{key}={path}", "does not exist", f"looked at {found.absolute()}")
     return found

@@ -3,8 +3,7 @@
 import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from siamese.errors import UserError
 from siamese.evaluation.statistics import exceeds, interval
+from siamese.paths import expand_path
 
 Values = dict[str, dict[str, list[float]]]  # group -> column -> a figure a run
 
@@ -103,12 +103,12 @@ def _say(console: Console, a: str, b: str, column: str, x: list[float], y: list[
 
 def read(folder: str) -> dict[str, Any]:
     """results.json of a run folder."""
-    file = Path(folder).expanduser()
+    file = expand_path(folder, "compare")
     file = file / "results.json" if file.is_dir() else file
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         schema = found["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"compare={folder}", f"has no readable results.json ({error})", "give run folders of eval_linear.py"
         ) from error
@@ -116,7 +116,9 @@ def read(folder: str) -> dict[str, Any]:
         raise UserError(f"compare={folder}", f"its results.json has schema {schema}, 2 is known", "evaluate it again")
     try:
         _Run.model_validate(found)
-        figures(found)
+        for name, value in figures(found).items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise TypeError(f"{name} is {value}")
     except (pydantic.ValidationError, KeyError, TypeError, AttributeError) as error:
         problem = " ".join(str(error).split())[:100]
         raise UserError(
@@ -125,22 +127,31 @@ def read(folder: str) -> dict[str, Any]:
     return found  # type: ignore[no-any-return]
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds control characters")
+    return text
+
+
+Text = Annotated[str, pydantic.AfterValidator(_printable)]
+
+
 class _Rows(pydantic.BaseModel):
-    rows: dict[str, dict[str, dict[str, Any]]]
+    rows: dict[Text, dict[Text, dict[Text, Any]]]
 
 
 class _Run(pydantic.BaseModel):
     """What is read of results.json."""
 
-    method: str
-    backbone: str
-    data: str
+    method: Text
+    backbone: Text
+    data: Text
     epochs: int | None
     seed: int
     ckpt_sha256: str
-    recipe: str | None = None
-    protocols: dict[str, dict[str, Any]] = {}
-    results: dict[str, _Rows]
+    recipe: Text | None = None
+    protocols: dict[Text, dict[str, Any]] = {}
+    results: dict[Text, _Rows]
 
 
 def figures(one: dict[str, Any]) -> dict[str, float]:

@@ -221,7 +221,7 @@ class FeatureCache:
                 raise Stopped(
                     f"features cannot be stored in {self.folder} ({error}); make room, or set eval.cache=null"
                 ) from error
-        return self._load(where, large, device)
+        return self._load(where, described, len(part), device)
 
     def _store(
         self, where: Path, described: dict[str, Any], blocks: Iterable[tuple[Tensor, Tensor]], rows: int
@@ -249,21 +249,26 @@ class FeatureCache:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _load(self, where: Path, large: bool, device: torch.device) -> Features:
+    def _load(self, where: Path, described: dict[str, Any], most: int, device: torch.device) -> Features:
         try:
             meta = json.loads((where / "meta.json").read_text(encoding="utf-8"))
-            if any(digest_of_file(where / n) != d for n, d in meta["sha256"].items()):
-                raise ValueError("its content has changed")
+            if {k: meta.get(k) for k in described} != described:
+                raise ValueError("it is of other features")
+            for name in ("x.bin", "y.npy"):
+                if not (where / name).is_file() or digest_of_file(where / name) != meta["sha256"][name]:
+                    raise ValueError("its content has changed")
             rows, dim = meta["shape"]
             y = torch.from_numpy(np.load(where / "y.npy"))
+            if y.dtype != torch.int64 or tuple(y.shape) != (rows,) or not 0 <= rows <= most or dim < 0:
+                raise ValueError(f"it has {tuple(y.shape)} labels")
             if not rows:
                 return Features(torch.zeros(0, dim, device=device), y.to(device))
             x = np.memmap(where / "x.bin", meta["dtype"], "c", shape=(rows, dim))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"eval.cache={self.folder}", f"{where} is damaged ({error})", "delete it, or set eval.cache=null"
             ) from error
-        if large:
+        if described["dtype"] == "float16":
             return Features(torch.from_numpy(x), y, device)
         return Features(torch.from_numpy(np.array(x)).to(device), y.to(device))
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from siamese.evaluation.features import ROWS, Features
-from siamese.schema.types import Count, NonNegatives, Positives, Seed
+from siamese.schema.types import Count, Epochs, NonNegatives, Positives, Seed
 
 # The least probability in a gradient: numbers below 1e-38 (denormal) slow a CPU's matrix products a hundredfold.
 TINY = 1e-20
@@ -42,7 +42,7 @@ class LinearGrid:
 
     lrs: Positives
     weight_decays: NonNegatives
-    epochs: Count
+    epochs: Epochs
     batch_size: Count
     seed: Seed
 

@@ -18,11 +18,12 @@ from siamese.evaluation.finetune import FineTune, Score, best_of
 from siamese.evaluation.linear import LinearGrid, LinearResult, Standardised, best_head, head_scores
 from siamese.evaluation.statistics import interval
 from siamese.evaluation.subject import Subject
+from siamese.paths import expand_path
 from siamese.schema.types import Count, Positives, Seed, Share
 
 FOLDS = 5  # of the linear heads, all trained at once
 TUNING_FOLDS = 2  # of the fine-tuning; k folds of n settings cost as much as n * (k - 1) fine-tunings
-CROSS_VALIDATION, VALIDATION_PART, FIXED = "cross_validation", "validation_part", "fixed"
+VALIDATION_PART, FIXED = "validation_part", "fixed"
 
 
 @dataclass
@@ -219,7 +220,7 @@ def folds(labels: Tensor, count: int, seed: int) -> Tensor:
 
 def _named(file: str) -> list[str]:
     """The lines of a list."""
-    path = Path(str(file)).expanduser()
+    path = expand_path(file, "eval.lowshot.lists")
     if not path.is_file():
         raise UserError(f"eval.lowshot.lists={file}", "is not a file", f"looked at {path.absolute()}")
     try:

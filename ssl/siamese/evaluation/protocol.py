@@ -40,7 +40,7 @@ from torch import nn
 
 from siamese import build, checkpoint, foreign, run
 from siamese.data import DataSet
-from siamese.errors import UserError
+from siamese.errors import UserError, printable
 from siamese.evaluation.features import FeatureCache
 from siamese.evaluation.finetune import FineTune
 from siamese.evaluation.knn import knn_grid
@@ -52,6 +52,7 @@ from siamese.evaluation.subject import PARTS, Subject
 from siamese.evaluation.unlabelled import Unlabelled
 from siamese.memory import channels_last, keep_freed_memory
 from siamese.output import console
+from siamese.paths import expand_path
 from siamese.schema import check_eval, check_train
 from siamese.schema.files import trusted
 from siamese.schema.groups import CONF
@@ -91,9 +92,9 @@ class Evaluation:
         self.protocols = _protocols(cfg)
         if HydraConfig.initialized():
             check_used(HydraConfig.get().overrides.task, self.protocols)
-        if OmegaConf.is_missing(cfg, "ckpt"):
+        if OmegaConf.is_missing(cfg, "ckpt") or cfg.ckpt is None:
             raise UserError("ckpt=", "no checkpoint was given", "give ckpt=outputs/…/checkpoints/last.ckpt")
-        self.file = build.as_path(cfg.ckpt)
+        self.file = expand_path(cfg.ckpt, "ckpt")
         state = checkpoint.read(cfg.ckpt)
         self.ours = checkpoint.is_ours(state)
         self.format = foreign.OURS
@@ -119,7 +120,9 @@ class Evaluation:
         run.check(self.folder, resume=None, overwrite=cfg.overwrite)
         keep_freed_memory()
         self.data = {self.trained.data.name: (self._data_set(self.trained), self.trained)}
-        known = state[checkpoint.KEY].get("num_classes", 0) if self.ours else 0
+        known = state[checkpoint.KEY].get("num_classes") if self.ours else 0
+        if isinstance(known, bool) or not isinstance(known, int):
+            raise UserError(f"ckpt={cfg.ckpt}", "does not say how many classes it knows", "use another checkpoint")
         first = self.data[self.trained.data.name][0]
         if known and first.num_classes != known:
             raise UserError(
@@ -156,7 +159,7 @@ class Evaluation:
                 e.knn[key] = self.trained.eval.knn[key]
         if e.linear.epochs is None:
             e.linear.epochs = self.trained.eval.linear.epochs
-        self.cache = FeatureCache(None if e.cache is None else build.as_path(str(e.cache)), e.in_memory_mb)
+        self.cache = FeatureCache(None if e.cache is None else expand_path(e.cache, "eval.cache"), e.in_memory_mb)
         self.grid: LinearGrid = build.make(e.linear)
         self.logistic: Logistic = build.make(e.logistic)
         self.linear_crops: LinearCrops = build.make(e.linear_crops)
@@ -165,14 +168,14 @@ class Evaluation:
         self.unlabelled: Unlabelled = build.make(e.unlabelled)
 
     def _trusted(self, state: dict[str, Any], setting: str) -> DictConfig:
-        """The config of a checkpoint of ours, which may be a stranger's: it fetches nothing, and packs images only in
-        a folder that is there."""
+        """The config of a checkpoint of ours, which may come from elsewhere: nothing is fetched or packed for its
+        sake."""
         trained = trusted(state[checkpoint.KEY]["config"], setting, self.cfg.trust_config)
         if "pretrained" in trained.backbone:
             trained.backbone.pretrained = False  # the file has the weights
         if "download" in trained.data:
             trained.data.download = False
-        if trained.data.get("packed") is not None and not build.as_path(str(trained.data.packed)).is_dir():
+        if "packed" in trained.data:
             trained.data.packed = None
         return trained
 
@@ -245,7 +248,7 @@ class Evaluation:
         foreign.fill(file, foreign.OURS, network, checkpoint.backbone_state(state), "eval.supervised")
         self.supervised = {
             "ckpt": str(file),
-            "ckpt_sha256": run.digest_of_file(build.as_path(file)),
+            "ckpt_sha256": run.digest_of_file(expand_path(file, "eval.supervised")),
             "recipe": build.recipe_digest(build.plain(cfg)),
             "backbone": cfg.backbone.name,
             "epochs": cfg.epochs,
@@ -256,7 +259,7 @@ class Evaluation:
     def _projector(self, state: dict[str, Any]) -> nn.Module | None:
         """The checkpoint's projector."""
         prefix = "projector."
-        found = {k.removeprefix(prefix): v for k, v in state["state_dict"].items() if k.startswith(prefix)}
+        found = {k.removeprefix(prefix): v for k, v in checkpoint.tensors(state).items() if k.startswith(prefix)}
         if not found:
             return None
         try:
@@ -264,7 +267,8 @@ class Evaluation:
             projector = cast(nn.Module, method.projector)
             projector.load_state_dict(found)
         except Exception as error:  # a method of the user's own, which is not at hand here; other tensors
-            self.console.print(f"the projector is not judged: method={self.trained.method.name} ({error})")
+            told = printable(str(error))[:200]
+            self.console.print(f"the projector is not judged: method={self.trained.method.name} ({told})")
             return None
         return projector.to(self.device).requires_grad_(False).eval()
 
@@ -515,8 +519,6 @@ def _composed(setting: str, overrides: list[str]) -> DictConfig:
 
 
 def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"device={name}", "not known", "choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda", "this machine has no CUDA device", "use device=cpu or device=auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -43,6 +43,7 @@ class Method(pl.LightningModule, ABC):
     """
 
     uses_labels = False
+    num_views: int | None = 2  # that `loss` takes; None is any number
     collapse_causes = "a learning rate that is too high, or views that have little in common"
     sync_batchnorm = True  # BatchNorm over all devices; MoCo v1 and v2 need it apart
 

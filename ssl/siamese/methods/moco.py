@@ -12,7 +12,7 @@ from siamese.errors import UserError
 from siamese.losses import full_precision, info_nce_queue
 from siamese.methods.base import Method, frozen_copy
 from siamese.optim import ema_momentum, ema_update
-from siamese.schema.types import Count, Natural, Positive, Probability, Width
+from siamese.schema.types import Count, Natural, Probability, Temperature, Width
 
 
 class MoCo(Method):
@@ -47,7 +47,7 @@ class MoCo(Method):
         output_dim: Width,
         mlp: bool,
         hidden_dim: Natural,
-        temperature: Positive,
+        temperature: Temperature,
         momentum: Probability,
         queue_size: Count,
         symmetric: bool = False,

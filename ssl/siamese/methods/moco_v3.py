@@ -1,5 +1,6 @@
 """MoCo v3: contrast within the batch against an EMA encoder, with a predictor (arXiv:2104.02057)."""
 
+import re
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from siamese.errors import UserError
 from siamese.losses import info_nce_batch
 from siamese.methods.base import Method, frozen_copy
 from siamese.optim import ema_momentum, ema_update
-from siamese.schema.types import Positive, Probability, Width
+from siamese.schema.types import Probability, Temperature, Width
 
 
 class MoCoV3(Method):
@@ -31,12 +32,13 @@ class MoCoV3(Method):
         backbone: Backbone,
         hidden_dim: Width,
         output_dim: Width,
-        temperature: Positive,
+        temperature: Temperature,
         momentum: Probability,
         **base: Any,
     ):
         super().__init__(backbone, **base)
-        if hasattr(backbone, "patch_embed"):  # of every vision transformer in timm
+        # timm's names: Attention, WindowAttention, LocallyGroupedAttn, …; pooling by attention is another thing.
+        if any(re.search("Attention(?!Pool)|Attn", type(m).__name__) for m in backbone.modules()):
             name = getattr(backbone, "default_cfg", {}).get("architecture", type(backbone).__name__)
             raise UserError(
                 "method=moco_v3",

@@ -1,14 +1,14 @@
 """SimCLR: two views of an image attract, all other views of the batch repel (arXiv:2002.05709)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from siamese.backbones import Backbone
 from siamese.methods.base import Method
-from siamese.schema.types import Positive, Width
+from siamese.schema.types import Built, Temperature, Width
 
 
 class SimCLR(Method):
@@ -30,8 +30,8 @@ class SimCLR(Method):
         backbone: Backbone,
         hidden_dim: Width,
         output_dim: Width,
-        temperature: Positive,
-        loss: Callable[[Tensor], Tensor],
+        temperature: Temperature,
+        loss: Annotated[Callable[[Tensor], Tensor], Built(partial=True)],
         **base: Any,
     ):
         super().__init__(backbone, **base)

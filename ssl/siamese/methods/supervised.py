@@ -19,6 +19,7 @@ class Supervised(Method):
     """
 
     uses_labels = True
+    num_views = None
     collapse_causes = "a learning rate that is too high, or labels that are all alike"
 
     def __init__(self, backbone: Backbone, num_classes: int, **base: Any):

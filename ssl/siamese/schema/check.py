@@ -48,9 +48,16 @@ def check_node(key: str, node: Mapping[str, Any], built: Built | None = None) ->
     for name in given:
         if name in built.own:
             raise UserError(f"{key}.{name}={shown(given[name])}", "the run sets it itself", f"use {built.own[name]}")
-    kinds = {**arguments(target), **(hints(built.also) if built.also else {})}
+    if built.partial and not node.get("_partial_"):
+        raise UserError(f"{key}._partial_={shown(node.get('_partial_', False))}", "must be true", "leave it as it was")
+    also = hints(built.also) if built.also else {}
+    kinds = {**(hints(built.extra) if built.extra else arguments(target)), **also}
     if REST not in kinds:
         _known(key, given, kinds)
+    if not node.get("_partial_"):  # the rest of its arguments comes with the call
+        for name in [*also, *required(target)]:
+            if name not in given and name not in built.own:
+                raise UserError(joined(key, name), "is missing", f"give {wanted(kinds[name])}")
     for name, value in sorted(given.items(), key=lambda item: isinstance(item[1], Mapping)):
         _check(joined(key, name), value, kinds.get(name, Any))  # nodes last: they may repeat values of this one
 
@@ -66,7 +73,7 @@ def _check(key: str, value: Any, kind: Any) -> None:
         if value or not built.optional:
             raise UserError(f"{key}={shown(value)}", "names nothing to build", f"choose an option of {key}=")
     elif like is not None:
-        check_value(key, value, Sequence[Mapping[str, Any]])
+        check_value(key, value, kind)
         for i, one in enumerate(value):
             _known(f"{key}.{i}", one, arguments(like.target))
             for name, inner in one.items():
@@ -134,32 +141,56 @@ def locate(key: str, name: Any) -> Callable[..., Any]:
     raise UserError(f"{key}={shown(name)}", f"cannot be imported ({problem})", "name a class or function, module.name")
 
 
-@functools.cache
 def arguments(target: Any) -> dict[str, Any]:
     """Argument names of a class or function -> their types. ``**kwargs`` are those of `Like`, or of the constructor
     of the next class."""
+    return _signature(target)[0]
+
+
+def required(target: Any) -> list[str]:
+    """Those of `arguments` that have no default."""
+    return _signature(target)[1]
+
+
+@functools.cache
+def _signature(target: Any) -> tuple[dict[str, Any], list[str]]:
     out: dict[str, Any] = {}
+    needed: list[str] = []
+    if isinstance(target, type) and issubclass(target, Group):
+        return hints(target), []
     makers = [target]
     if isinstance(target, type):
         makers = [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)]
     for maker in makers:
         try:
             parameters = list(inspect.signature(maker).parameters.values())
+        except (TypeError, ValueError):  # written in C
+            return {**out, REST: Any}, needed
+        try:
             kinds = hints(maker)
-        except (TypeError, ValueError, NameError):  # of a library: written in C, or with types for checkers alone
-            return {**out, REST: Any}
+        except NameError:  # of a library: types that only a checker sees
+            kinds = {p.name: _evaluated(p.annotation, maker) for p in parameters}
         rest = None
         for p in parameters[1:] if isinstance(target, type) else parameters:
             if p.kind is p.VAR_KEYWORD:
                 rest = p
-            elif p.kind is not p.VAR_POSITIONAL:
-                out.setdefault(p.name, kinds.get(p.name, Any))
+            elif p.kind is not p.VAR_POSITIONAL and p.name not in out:
+                out[p.name] = kinds.get(p.name, Any)
+                needed += [p.name] if p.default is p.empty and maker is makers[0] else []
         if rest is None:
-            return out
+            return out, needed
         like = meta(kinds.get(rest.name), Like)
         if like is not None:
-            return {**arguments(like.target), **out}
-    return {**out, REST: Any}
+            more, also_needed = _signature(like.target)
+            return {**more, **out}, [*needed, *(n for n in also_needed if n not in out)]
+    return {**out, REST: Any}, needed
+
+
+def _evaluated(annotation: Any, maker: Any) -> Any:
+    try:
+        return eval(annotation, vars(inspect.getmodule(maker))) if isinstance(annotation, str) else annotation
+    except Exception:
+        return Any
 
 
 def hints(of: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The config of a checkpoint, which may be a stranger's: nothing in it is resolved, imported or called unseen."""
+"""The config of a checkpoint that may come from an untrusted source: it is checked before anything is built of it."""
 
 import copy
 import functools
@@ -13,7 +13,7 @@ from siamese.errors import UserError
 from siamese.schema.check import check_group, joined, shown
 from siamese.schema.groups import CONF, Train
 
-DEPTH = 16
+DEPTH, NODES = 16, 10_000  # of a config that train.py writes there are less than 8 and 300
 # Arguments of timm.create_model that read other files or fetch them.
 TIMM_FILES = ("checkpoint", "pretrained", "cache", "file", "hf_", "url")
 
@@ -31,15 +31,13 @@ def trusted(config: Any, setting: str, trust: bool) -> DictConfig:
             (unless `trust`), has a key that is unknown now, or an impossible value.
     """
     try:
-        _plain("", config)
+        _plain("", config, [0])
         config = upgraded(dict(config))
         if not trust:
             _check_targets("", config)
         check_group("", config, Train)
     except UserError as error:
-        raise UserError(
-            setting, f"its config cannot be used: {error.setting}: {error.problem}", error.remedy
-        ) from error
+        raise _of(setting, error) from error
     return OmegaConf.create(config)
 
 
@@ -62,18 +60,36 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def _plain(key: str, value: Any, depth: int = 0) -> None:
-    """Refuse what is no plain value, and what OmegaConf would resolve: it reads the environment and files."""
-    if depth > DEPTH:
-        raise UserError(key, "is nested too deeply", "use a checkpoint that train.py has written")
+def check_plain(config: Any, setting: str) -> None:
+    """Refuse a config of a checkpoint that holds anything but resolved plain values, or too many of them.
+
+    Raises:
+        UserError: names `setting`.
+    """
+    try:
+        _plain("", config, [0])
+    except UserError as error:
+        raise _of(setting, error) from error
+
+
+def _of(setting: str, error: UserError) -> UserError:
+    return UserError(setting, f"its config cannot be used: {error.setting}: {error.problem}", error.remedy)
+
+
+def _plain(key: str, value: Any, count: list[int], depth: int = 0) -> None:
+    """Refuse objects, and strings that OmegaConf would resolve, which can read the environment and files."""
+    count[0] += 1
+    if depth > DEPTH or count[0] > NODES:
+        what = "is nested too deeply" if depth > DEPTH else f"holds more than {NODES:,} values"
+        raise UserError(key[:100], what, "use a checkpoint that train.py has written")
     if isinstance(value, dict):
         for name, inner in value.items():
             if not isinstance(name, str):
-                raise UserError(joined(key, name), "is no name", "use a checkpoint that train.py has written")
-            _plain(joined(key, name), inner, depth + 1)
+                raise UserError(joined(key, name), "is not a text", "use a checkpoint that train.py has written")
+            _plain(joined(key, name), inner, count, depth + 1)
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            _plain(joined(key, i), inner, depth + 1)
+            _plain(joined(key, i), inner, count, depth + 1)
     elif isinstance(value, str) and ("${" in value or value == "???"):
         raise UserError(
             f"{key}={shown(value)}", "is an interpolation, and resolving it could read secrets",
@@ -92,7 +108,7 @@ def _check_targets(key: str, value: Any) -> None:
         return
     if "_target_" in value:
         known = shipped().get(key, frozenset())
-        if value["_target_"] not in known:
+        if not isinstance(value["_target_"], str) or value["_target_"] not in known:
             raise UserError(
                 f"{key}._target_={shown(value['_target_'])}",
                 f"is none of this project's own ({', '.join(sorted(known)) or 'none belongs there'}), and calling it "
@@ -100,11 +116,11 @@ def _check_targets(key: str, value: Any) -> None:
                 "where you know the file and trust that name, add trust_config=true",
             )
         if value["_target_"] == "siamese.backbones.timm_model":
-            for name in value.get("options") or {}:
-                if str(name).startswith(TIMM_FILES):
-                    raise UserError(
-                        f"{key}.options.{name}", "would read or fetch another file", "add trust_config=true to allow it"
-                    )
+            for name, option in (value.get("options") or {}).items():
+                large = option > 4096 if isinstance(option, (int, float)) else not isinstance(option, str)
+                if str(name).startswith(TIMM_FILES) or large:
+                    what = "may be too large" if large else "would read or fetch another file"
+                    raise UserError(f"{key}.options.{name}", what, "where you know the file, add trust_config=true")
     for name, inner in value.items():
         _check_targets(joined(key, name), inner)
 

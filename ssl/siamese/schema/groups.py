@@ -16,6 +16,7 @@ from siamese.schema.types import (
     Count,
     Group,
     Mean,
+    Name,
     Natural,
     NonNegative,
     PathText,
@@ -68,16 +69,30 @@ class LoaderSettings(Group):
 
 
 class TrainerSettings(Group):
-    """What conf/trainer has of Lightning's Trainer; `+trainer.KEY=` gives further arguments of it."""
+    """What conf/trainer has of Lightning's Trainer."""
 
     accelerator: str
     devices: Literal["auto"] | int | Sequence[Natural]
     num_nodes: Count
     strategy: str
-    precision: str | int
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     accumulate_grad_batches: Count
     log_every_n_steps: Count
     deterministic: bool
+
+
+class TrainerExtra(Group):
+    """Further arguments of it, by `+trainer.KEY=`."""
+
+    gradient_clip_val: Positive
+    gradient_clip_algorithm: Literal["norm", "value"]
+    benchmark: bool
+    detect_anomaly: bool
+    profiler: Literal["simple", "advanced"]
+
+
+class MethodName(Group):
+    name: Name
 
 
 TRAINER_OWN = {
@@ -89,9 +104,15 @@ TRAINER_OWN = {
 }  # fmt: skip
 
 
+METHOD_OWN = {
+    "backbone": "backbone=", "views": "augment=", "optimizer": "optimizer=", "global_batch": "batch_size=",
+    "steps_per_epoch": "epochs=", "num_classes": "data=",
+}  # fmt: skip
+
+
 class Train(Group):
     data: Annotated[Any, Built(LoaderSettings)]  # first, as others repeat its values
-    method: Node
+    method: Annotated[Any, Built(MethodName, own=METHOD_OWN)]
     seed: Seed
     epochs: Count
     batch_size: AtLeastTwo
@@ -107,11 +128,11 @@ class Train(Group):
     monitor: MonitorSettings
     scale: dict[str, Any]
     views: dict[str, Any]
-    augment: Node
+    augment: Annotated[Any, Built(own={"seed": "seed="})]
     backbone: Node
     optimizer: Node
-    trainer: Annotated[Any, Built(TrainerSettings, TRAINER_OWN)]
-    logger: Annotated[Any, Built(optional=True)]
+    trainer: Annotated[Any, Built(TrainerSettings, TrainerExtra, TRAINER_OWN)]
+    logger: Annotated[Any, Built(own={"save_dir": "run_dir="}, optional=True)]
     eval: TrainProbes
 
 
@@ -179,7 +200,7 @@ def check_eval(cfg: DictConfig) -> None:
     values = plain(cfg, Evaluate)
     linear = values["eval"].get("linear")
     if isinstance(linear, dict) and linear.get("epochs", 0) is None:  # null: as in the training
-        del linear["epochs"]
+        linear["epochs"] = 1
     check_group("", values, Evaluate)
 
 
@@ -190,7 +211,11 @@ def plain(cfg: DictConfig, group: type[Group]) -> dict[str, Any]:
             node = cfg.get(key)
             holds_keys = (isinstance(kind, type) and issubclass(kind, Group)) or meta(kind, Built) is not None
             if holds_keys and not isinstance(node, DictConfig):
-                options = sorted(f.stem for f in (CONF / key).glob("*.yaml") if not f.name.startswith("_"))
+                options = sorted(
+                    str(f.relative_to(CONF / key).with_suffix(""))
+                    for f in (CONF / key).rglob("*.yaml")
+                    if not f.name.startswith("_") and len(f.relative_to(CONF / key).parts) < 3
+                )
                 told = f"choose one of {', '.join(options)}" if options else f"give {key}.KEY=VALUE"
                 raise UserError(f"{key}={shown(node)}", "these settings are needed", told)
         return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]

@@ -1,7 +1,7 @@
 """Types of settings: annotate a constructor's argument with one, and its key in conf/ is checked by it.
 
-Validation is pydantic's in strict mode: a switch is true or false alone, a text is no number, NaN and infinity are no
-numbers. Upper bounds that no machine reaches keep a slip of the finger from asking for terabytes.
+Validation is pydantic's in strict mode: a switch is true or false alone, text is not a number, NaN and infinity are no
+numbers. Upper bounds that no machine reaches turn a slip of the finger into a message.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,13 +36,17 @@ class Built:
 
     Args:
         also: keys that the node has beside the arguments of what it names, or whose types that leaves open.
+        extra: further keys that may be given; with it the arguments of what is named are not asked.
         own: arguments that the run sets itself, and the key to use instead.
         optional: may be a node without any key.
+        partial: must be `_partial_`: the run calls it with the rest of its arguments.
     """
 
     also: type[Group] | None = None
+    extra: type[Group] | None = None
     own: Mapping[str, str] = field(default_factory=dict, hash=False)
     optional: bool = False
+    partial: bool = False
 
 
 def _rising(values: Any) -> Any:
@@ -51,17 +55,23 @@ def _rising(values: Any) -> Any:
     return values
 
 
-Count = Annotated[int, Ge(1)]
-AtLeastTwo = Annotated[int, Ge(2)]
-Natural = Annotated[int, Ge(0)]
+def _countable(value: int) -> int:
+    if value > 2**53:
+        raise ValueError("is more than anything can be counted to")
+    return value
+
+
+Count = Annotated[int, Ge(1), AfterValidator(_countable)]
+AtLeastTwo = Annotated[int, Ge(2), AfterValidator(_countable)]
+Natural = Annotated[int, Ge(0), AfterValidator(_countable)]
 Depth = Annotated[int, Ge(1), Le(1000)]  # layers or blocks
 Pixels = Annotated[int, Ge(1), Le(1 << 14)]
-Width = Annotated[int, Ge(1), Le(1 << 20)]  # of a layer
+Width = Annotated[int, Ge(1), Le(1 << 16)]  # of a layer
 Positives = Annotated[Sequence[Annotated[float, Gt(0)]], Len(1), Says("a list of numbers above 0, as in [1,2]")]
 NonNegatives = Annotated[
     Sequence[Annotated[float, Ge(0)]], Len(1), Says("a list of numbers of at least 0, as in [0,1]")
 ]
-Widths = Annotated[Sequence[Width], Len(1), Says("a list of whole numbers, at least 1 each")]
+Widths = Annotated[Sequence[Width], Len(1, 64), Says("a list of whole numbers, at least 1 each")]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Workers = Annotated[int, Ge(0), Le(1024)]
 Positive = Annotated[float, Gt(0)]
@@ -81,14 +91,14 @@ Angle = Annotated[float, Ge(0), Le(180)]
 
 
 def _turn_of_hue(strengths: Any) -> Any:
-    if strengths[3] > 0.5:
-        raise ValueError("half a circle is all there is")
+    if strengths[3] > 0.5 or max(strengths) > 10:
+        raise ValueError("is too strong")
     return strengths
 
 
 Jitter = Annotated[
     Sequence[NonNegative], Len(4, 4), AfterValidator(_turn_of_hue),
-    Says("four strengths of at least 0 (brightness, contrast, saturation, hue), the hue's at most 0.5"),
+    Says("four strengths in [0, 10] (brightness, contrast, saturation, hue), the hue's at most 0.5"),
 ]  # fmt: skip
 Interpolation = Literal["bilinear", "bicubic"]
 CropScale = Annotated[
@@ -96,4 +106,9 @@ CropScale = Annotated[
 ]
 Range = Annotated[Sequence[Positive], Len(2, 2), AfterValidator(_rising), Says("two rising numbers above 0")]
 Mean = Annotated[Sequence[Probability], Len(3, 3), Says("three numbers in [0, 1], where 1 is the brightest value")]
-Std = Annotated[Sequence[Share], Len(3, 3), Says("three numbers in (0, 1], where 1 is the brightest value")]
+Std = Annotated[
+    Sequence[Annotated[float, Ge(1e-4), Le(1)]], Len(3, 3),
+    Says("three numbers in [0.0001, 1], where 1 is the brightest value"),
+]  # fmt: skip
+Temperature = Annotated[float, Ge(1e-3), Le(1e3)]
+Epochs = Annotated[int, Ge(1), Le(100_000)]  # of a probe
