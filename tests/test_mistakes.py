@@ -292,9 +292,7 @@ def test_a_user_error_is_one_line():
     assert str(UserError("a=1", "two\nlines", "none")) == "a=1: two lines; none"
 
 
-@pytest.mark.parametrize(
-    "name", ["metrics.csv", "views.png", "config.tmp", "checkpoints/previous.ckpt", "results.json"]
-)
+@pytest.mark.parametrize("name", ["metrics.csv", "views.png", "config.tmp", "checkpoints/last.tmp", "results.json"])
 def test_files_of_the_users_own_are_not_written_over(config, tiny, here, name):
     """A folder that has a file of a name that a run writes holds something already."""
     (here / "mine" / name).parent.mkdir(parents=True)
@@ -330,9 +328,9 @@ def test_paths_that_cannot_be(config, tiny, here, key, path):
     from PIL import Image
 
     Image.new("RGB", (8, 8)).save(here / "photos" / "a.png")
-    data = ["data=folder", "data.path=photos"]
+    data = ["data=folder", "data.path=photos", "backbone=small"]
     with pytest.raises(UserError, match=f"^{key}=.*: cannot be a path"):
-        Session(config(*tiny, *data, f"{key}='{path}'"))
+        Session(config(*data, *tiny, f"{key}='{path}'"))
 
 
 def test_control_characters_do_not_reach_the_terminal():
