@@ -261,6 +261,8 @@ class FeatureCache:
             y = torch.from_numpy(np.load(where / "y.npy"))
             if y.dtype != torch.int64 or tuple(y.shape) != (rows,) or not 0 <= rows <= most or dim < 0:
                 raise ValueError(f"it has {tuple(y.shape)} labels")
+            if (where / "x.bin").stat().st_size != rows * dim * np.dtype(meta["dtype"]).itemsize:
+                raise ValueError(f"it is not {rows} x {dim}")
             if not rows:
                 return Features(torch.zeros(0, dim, device=device), y.to(device))
             x = np.memmap(where / "x.bin", meta["dtype"], "c", shape=(rows, dim))
