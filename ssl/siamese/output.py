@@ -65,5 +65,5 @@ def protect() -> None:
 
 
 def console() -> Console:
-    """Prints text as it is: a bracket or a colon in a user's path is no markup."""
+    """A console that prints text unchanged: brackets and colons in a path are not markup."""
     return Console(markup=False, emoji=False, highlight=False)
