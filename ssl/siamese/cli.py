@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from siamese import output
 from siamese.errors import Stopped, UserError
-from siamese.schema.groups import CONF
+from siamese.schema.groups import CONF, TRAINER_OWN, options
 
 
 def say(message: str) -> None:
@@ -31,16 +31,18 @@ def explain(error: Exception, arguments: list[str], keys: list[str]) -> str:
     found = re.search(r"Could not find '([^/']+(?:/[^/']+)*)/([^/']*)'", text)
     if found:
         group, option = found.groups()
-        options = re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE) or _options(group)
+        known = re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE) or options(group)
         return (
-            f"{group}={option}: no such option; choose one of {', '.join(options)}"
-            if options
+            f"{group}={option}: no such option; choose one of {', '.join(known)}"
+            if known
             else f"{group}={option}: no such option; see conf/{group}"
         )
     found = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if found:
         key = found.group(1)
         given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
+        if key.removeprefix("trainer.") in TRAINER_OWN:
+            return f"{given}: the run sets it itself; use {TRAINER_OWN[key.removeprefix('trainer.')]}"
         near = get_close_matches(key, keys, n=3, cutoff=0.7) or get_close_matches(
             key.split(".")[-1], keys, n=3, cutoff=0.5
         )
@@ -58,11 +60,6 @@ def explain(error: Exception, arguments: list[str], keys: list[str]) -> str:
 def _is_group_without_option(argument: str) -> bool:
     group, equals, value = argument.partition("=")
     return bool(equals) and (CONF / group).is_dir() and not isinstance(yaml.safe_load(value), (str, list))
-
-
-def _options(group: str) -> list[str]:
-    found = (f.relative_to(CONF / group).with_suffix("") for f in (CONF / group).rglob("*.yaml"))
-    return sorted(str(f) for f in found if not f.name.startswith("_"))
 
 
 def all_keys(node: Any, prefix: str = "") -> list[str]:
@@ -122,7 +119,9 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
         if "Config group override" not in str(error):  # Hydra's word for a group without an option
             raise
         given = next((a for a in sys.argv[1:] if _is_group_without_option(a)), "a group")
-        say(f"{given}: these settings are needed; choose one of {', '.join(_options(given.split('=')[0]))}")
+        group = given.split("=")[0]
+        told = "leave it out" if group == "experiment" else f"choose one of {', '.join(options(group))}"
+        say(f"{given}: these settings are needed; {told}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -182,6 +182,15 @@ class Evaluate(Group):
     eval: Protocols
 
 
+SUBGROUPS = ("loss", "finetune", "linear_crops", "lowshot")  # groups within an option of another
+
+
+def options(group: str) -> list[str]:
+    """What `group=` may be."""
+    found = [f.relative_to(CONF / group).with_suffix("") for f in (CONF / group).rglob("*.yaml")]
+    return sorted(str(f) for f in found if not f.name.startswith("_") and f.parts[0] not in SUBGROUPS)
+
+
 def check_train(cfg: DictConfig) -> None:
     """Check a composed conf/train.yaml.
 
@@ -211,12 +220,8 @@ def plain(cfg: DictConfig, group: type[Group]) -> dict[str, Any]:
             node = cfg.get(key)
             holds_keys = (isinstance(kind, type) and issubclass(kind, Group)) or meta(kind, Built) is not None
             if holds_keys and not isinstance(node, DictConfig):
-                options = sorted(
-                    str(f.relative_to(CONF / key).with_suffix(""))
-                    for f in (CONF / key).rglob("*.yaml")
-                    if not f.name.startswith("_") and len(f.relative_to(CONF / key).parts) < 3
-                )
-                told = f"choose one of {', '.join(options)}" if options else f"give {key}.KEY=VALUE"
+                known = options(key)
+                told = f"choose one of {', '.join(known)}" if known else f"give {key}.KEY=VALUE"
                 raise UserError(f"{key}={shown(node)}", "these settings are needed", told)
         return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
