@@ -149,6 +149,20 @@ def test_a_test_part_within_the_training_part(photos, tmp_path):
     assert len(good.pretrain) == 6
 
 
+def test_test_images_that_are_links_to_training_images(photos, tmp_path):
+    """Parts made of links are common; those that share an image are refused, whatever both are links to."""
+    for part in ("train", "test"):
+        for name in ("ant", "bee"):
+            (tmp_path / "links" / part / name).mkdir(parents=True)
+            for i in (0, 1) if part == "train" else (2,):
+                (tmp_path / "links" / part / name / f"{i}.png").symlink_to(photos / name / f"{i}.png")
+    made = data_sets.folder("folder", str(tmp_path / "links"), 16, "stop", val_fraction=0.5)
+    assert len(made.test) == 2
+    (tmp_path / "links" / "test" / "ant" / "x.png").symlink_to(photos / "ant" / "0.png")
+    with pytest.raises(UserError, match=r"^data.path=.*/x.png: is a training image too, and so are 0 others"):
+        data_sets.folder("folder", str(tmp_path / "links"), 16, "stop", val_fraction=0.5)
+
+
 def test_a_test_path_that_is_a_file_or_empty(photos, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()

@@ -199,6 +199,8 @@ def folder(
         elif given is not None:
             raise UserError(f"data.test_path={given}", "is not a folder", "give the folder that holds the images")
     _apart(roots)
+    for one in parts.values():
+        _check_links(one, files)
     if packed is not None:
         where = expand_path(packed, "data.packed")
         if where.exists() and not where.is_dir():
@@ -237,6 +239,20 @@ def _apart(roots: list[tuple[str, Path]]) -> None:
         for other_told, other in real[:i]:
             if where == other or where in other.parents or other in where.parents:
                 raise UserError(told, f"shares its images with {other_told} ({other})", "give folders apart")
+
+
+def _check_links(part: Part, train: list[Path]) -> None:
+    """Refuse a part that holds links to training images. Without a link in it nothing is looked up."""
+    assert isinstance(part.images, list)
+    if not any(os.path.islink(file) for file in part.images):
+        return
+    known = {os.path.realpath(file) for file in train}
+    shared = [file for file in part.images if os.path.realpath(file) in known]
+    if shared:
+        raise UserError(
+            f"data.path={shared[0]}", f"is a training image too, and so are {len(shared) - 1} others of its part",
+            "remove the links",
+        )  # fmt: skip
 
 
 def _packed(where: Path, part: Part) -> Part:
