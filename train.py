@@ -1,4 +1,4 @@
-"""Pretrain a backbone: python train.py method=simsiam data=digits. README.md lists the settings."""
+"""Pretrain a backbone: python train.py method=simsiam data=digits. docs/ lists the settings."""
 
 from typing import Any
 
@@ -8,27 +8,28 @@ from siamese import cli
 
 
 def train(cfg: DictConfig) -> float:
-    """One run, from config to closing table. Returns the validation figure: linear top-1, or RankMe of the
-    features where there are no labels."""
-    from siamese.session import Session  # torch and Lightning take seconds: a misspelt key is told before
+    """One run, from config to closing table. Returns the validation figure: linear top-1, or RankMe of the features
+    if there are no labels."""
+    from siamese import (  # torch and Lightning take seconds to import: Hydra reports its errors first
+        config,
+        sweep,
+        training,
+    )
 
-    session = Session(cfg)  # everything is built, and whatever is wrong is said
-    try:
-        session.start()  # the run folder is made, the first thing written
-        session.fit()
-        return session.finish()
-    finally:
-        session.close()
+    value, run = training.run(training.build(training.check(cfg)))
+    if config.in_sweep() and run.summary:
+        sweep.record(run.folder, run.summary, None)
+    return value
 
 
 def main(cfg: DictConfig) -> Any:
-    from siamese import run, sweep
+    from siamese import config, sweep
 
-    if not run.in_sweep():
+    if not config.in_sweep():
         return train(cfg)
     try:
         return train(cfg)
-    except Exception as error:  # a failed trial is named at the end and does not end the sweep
+    except Exception as error:  # a failed trial does not end the sweep; the table names it
         sweep.record(None, None, error)
         return float("nan")
 

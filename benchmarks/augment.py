@@ -28,9 +28,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from siamese import build
+from siamese import factory
 from siamese.augment import Views, native
-from siamese.memory import keep_freed_memory
+from siamese.environment import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = {32: (32, 512, "small/simclr"), 224: (256, 64, "large/simclr")}  # view: image, batch, list
@@ -80,7 +80,7 @@ def our_views(size: int, compiled: bool) -> Views:
     """With torch's operations or compiled; `prepare` makes the latter take effect."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", [f"augment={CASES[size][2]}", f"data.crop={size}", f"augment.compiled={compiled}"])
-    return build.views(cfg)
+    return factory.views(cfg)
 
 
 def our_rate(views: Views, batch: torch.Tensor, seconds: float) -> float:

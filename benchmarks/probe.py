@@ -26,10 +26,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from siamese.evaluation import Features, LinearGrid, knn_accuracy
-from siamese.evaluation.linear import Standardised, head_scores
-from siamese.evaluation.logistic import Logistic
-from siamese.memory import keep_freed_memory
+from siamese.environment import keep_freed_memory
+from siamese.probes import Features, LinearGrid, knn_accuracy
+from siamese.probes.linear import Standardised, head_scores
+from siamese.probes.logistic import LogisticGrid
 
 LRS, DECAYS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 1.0], [0.0, 1e-5, 1e-4, 1e-3, 1e-2]
 
@@ -151,7 +151,7 @@ def main() -> None:
 
     l2 = 1e-3
     start = time.perf_counter()
-    solution = Logistic([l2], 1000, 1e-5).solve(train, 10, l2)
+    solution = LogisticGrid([l2], 1000, 1e-5).solve(train, 10, l2)
     seconds["L-BFGS, one strength"] = time.perf_counter() - start
     top1["L-BFGS, one strength"] = head_scores(solution.weight.unsqueeze(0), held_out.blocks())[0].item()
     start = time.perf_counter()

@@ -44,7 +44,10 @@ def first_step(method: str) -> float:
 def imports() -> dict[str, float]:
     """Seconds of importing what train.py imports, and of its largest parts (`-X importtime`)."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import siamese.session"], capture_output=True, text=True, check=True
+        [sys.executable, "-X", "importtime", "-c", "import siamese.training"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     total: dict[str, float] = {}
     for line in done.stderr.splitlines():
@@ -52,7 +55,7 @@ def imports() -> dict[str, float]:
         if found:
             total[found[2]] = max(total.get(found[2], 0.0), int(found[1]) / 1e6)
     names = (
-        "siamese.session",
+        "siamese.training",
         "torch",
         "torchvision",
         "pytorch_lightning",

@@ -5,7 +5,7 @@
     python benchmarks/throughput.py --device cuda --backbone resnet18_small --batch 512
     python benchmarks/throughput.py --device cuda --backbone resnet50 --size 224 --batch 256 --files --workers 16
 
-Real training is train.py's own Session (data, views, Lightning loop, logging; monitors off), its second
+Real training is train.py's own run (data, views, Lightning loop, logging; monitors off), its second
 epoch. The bare step is the same modules, optimiser and batch on views that are ready: loss, backward,
 optimiser, EMA. Stock lightly is its SimCLRTransform in two DataLoader workers, its head and its loss around
 the same backbone, with the same optimiser. On a GPU all of them in train.py's precision there, ours compiled. All in
@@ -35,10 +35,12 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from siamese import build
+from siamese import factory
+from siamese.config import make
 from siamese.data.sets import three_channels
-from siamese.memory import channels_last, keep_freed_memory
-from siamese.session import Session
+from siamese.environment import channels_last, keep_freed_memory
+from siamese.training import Run, build, check
+from siamese.training.devices import resolve_auto
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("simclr", "moco", "moco_v3", "byol", "simsiam", "supervised")
@@ -52,15 +54,14 @@ def config(a: argparse.Namespace, method: str, folder: str) -> DictConfig:
     overrides = [
         f"method={method}", *data, f"data.crop={a.size}", f"scale={scale}", f"backbone={a.backbone}",
         f"batch_size={a.batch}", "epochs=2", "monitor.every=0", "overwrite=true", f"run_dir={folder}/run",
-        "eval.linear.epochs=1", "optimizer=adamw", "optimizer.warmup_epochs=1", "augment.compiled=true",
+        "probe.linear.epochs=1", "optimizer=adamw", "optimizer.warmup_epochs=1", "augment.compiled=true",
         f"trainer={'gpu' if a.device == 'cuda' else 'cpu'}",
     ]  # fmt: skip
     if method == "moco":
         overrides.append(f"method.queue_size={a.batch * 16}")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", overrides)
-    build.choose(cfg)
-    return cfg
+    return resolve_auto(cfg)
 
 
 def half(cfg: DictConfig, device: torch.device) -> torch.autocast:
@@ -76,11 +77,12 @@ def finish(device: torch.device) -> float:
 
 
 def real_rate(cfg: DictConfig) -> float:
-    """Images per second of the second epoch through Session."""
-    session = Session(cfg)
-    session.start()
-    session.fit()
-    with (session.folder / "metrics.csv").open(newline="") as stream:
+    """Images per second of the second epoch of a run."""
+    run = Run(build(check(cfg)))
+    run.start()
+    run.fit()
+    run.close()
+    with (run.folder / "metrics.csv").open(newline="") as stream:
         rates = [float(row["images_per_second"]) for row in csv.DictReader(stream) if row.get("images_per_second")]
     return rates[-1]
 
@@ -88,12 +90,12 @@ def real_rate(cfg: DictConfig) -> float:
 def bare_rate(cfg: DictConfig, images: np.ndarray, seconds: float, device: torch.device) -> float:
     """Images per second of the model step alone."""
     torch.manual_seed(0)
-    data = build.data_set(cfg)
-    views = build.views(cfg)
-    method = channels_last(build.method(cfg, build.backbone(cfg), data, views=views)).train().to(device)
+    data = factory.data_set(cfg)
+    views = factory.views(cfg)
+    method = channels_last(factory.method(cfg, factory.backbone(cfg), data, views=views)).train().to(device)
     if cfg.compile:
         method.compile_networks()  # type: ignore[operator]
-    optimizer, _ = build.make(cfg.optimizer).build(method.param_groups(), cfg.batch_size, 100, 10)  # type: ignore[operator]
+    optimizer, _ = make(cfg.optimizer).build(method.param_groups(), cfg.batch_size, 100, 10)  # type: ignore[operator]
     ready = views(three_channels(images[: cfg.batch_size]).to(device))
     labels = torch.zeros(cfg.batch_size, dtype=torch.int64, device=device)
 
@@ -121,7 +123,7 @@ def lightly_rate(cfg: DictConfig, images: np.ndarray, seconds: float, workers: i
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
 
-    backbone = build.backbone(cfg)
+    backbone = factory.backbone(cfg)
     network = torch.nn.Sequential(backbone, SimCLRProjectionHead(backbone.feature_dim, 512, 128)).to(device)
     optimizer, criterion = torch.optim.AdamW(network.parameters(), lr=1e-3), NTXentLoss(0.5)
     loader = torch.utils.data.DataLoader(Photos(images, cfg.data.crop, 10**9), cfg.batch_size, num_workers=workers)

@@ -3,8 +3,8 @@
     python benchmarks/transforms.py [OVERRIDES OF train.py …]
     python benchmarks/transforms.py --seeds 0,1 experiment=cifar10/simclr epochs=25 data=npz data.path=cifar10.npz
 
-For every seed train.py's Session is run twice with everything equal but the views: ours, then torchvision.transforms.v2
-on each image in --workers processes. Prints top-1 on the validation part, images per second, and one JSON line.
+For every seed train.py's run is made twice with everything equal but the views: ours, then torchvision.transforms.v2
+on each image in --workers processes. Prints top-1 on the validation split, images per second, and one JSON line.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import statistics
 import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ import torchvision.transforms.v2 as T
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from siamese import build
 from siamese.augment import View, Views
-from siamese.session import Session
+from siamese.training import Run, build, check
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,23 +36,24 @@ def transform(view: View) -> T.Compose:
     """`view` as torchvision has it, in 8 bits until the normalisation.
 
     In float its hue makes NaN of a bicubic crop's overshoots."""
-    jitter = T.RandomApply([T.ColorJitter(*view.jitter)], view.jitter_p)
-    blur = T.GaussianBlur(view.blur_kernel, view.blur_sigma)
+    s: dict[str, Any] = view.settings
+    jitter = T.RandomApply([T.ColorJitter(*s["jitter"])], s["jitter_p"])
+    blur = T.GaussianBlur(s["blur_kernel"], s["blur_sigma"])
     steps: list[nn.Module] = []
-    if view.rotate_degrees:
-        steps.append(T.RandomRotation(view.rotate_degrees, T.InterpolationMode.BILINEAR))
-    interpolation = T.InterpolationMode(view.interpolation)
+    if s["rotate_degrees"]:
+        steps.append(T.RandomRotation(s["rotate_degrees"], T.InterpolationMode.BILINEAR))
+    interpolation = T.InterpolationMode(s["interpolation"])
     steps += [
-        T.RandomResizedCrop(view.size, view.crop_scale, view.crop_ratio, interpolation, antialias=True),
-        T.RandomHorizontalFlip(view.flip_p),
+        T.RandomResizedCrop(view.size, s["crop_scale"], s["crop_ratio"], interpolation, antialias=True),
+        T.RandomHorizontalFlip(s["flip_p"]),
         jitter,
-        T.RandomGrayscale(view.gray_p),
-        T.RandomApply([blur], view.blur_p),
-        T.RandomSolarize(128, view.solarize_p),
+        T.RandomGrayscale(s["gray_p"]),
+        T.RandomApply([blur], s["blur_p"]),
+        T.RandomSolarize(128, s["solarize_p"]),
         T.ToDtype(torch.float32, scale=True),
         T.Normalize(view.mean.tolist(), view.std.tolist()),
     ]
-    if view.gray_first:
+    if s["gray_first"]:
         at = steps.index(jitter)
         steps[at], steps[at + 1] = steps[at + 1], steps[at]
     return T.Compose(steps)
@@ -102,14 +103,17 @@ def main() -> None:
             with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
                 own = [f"seed={seed}", f"run_dir={a.folder}/{kind}_{seed}", "overwrite=true", "monitor.every=0"]
                 cfg = compose("train", [*overrides, *own])
-            build.choose(cfg)
-            session = Session(cfg)
+            training = build(check(cfg))
             if kind == "torchvision":
-                session.views = session.method.views = TorchvisionViews(session.views, a.workers)
-            session.start()
-            session.fit()
-            session.finish()
-            summary = json.loads((session.folder / "summary.json").read_text())
+                views = TorchvisionViews(training.views, a.workers)
+                training.method.views = views
+                training = replace(training, views=views)
+            run = Run(training)
+            run.start()
+            run.fit()
+            run.finish()
+            run.close()
+            summary = json.loads((run.folder / "summary.json").read_text())
             keys = ("seed", "knn_top1", "linear_top1", "images_per_second", "train_seconds")
             rows.append({"views": kind, **{k: summary[k] for k in keys}})
     print(f"\n{'views':12} {'seed':>4} {'kNN':>6} {'linear':>7} {'images/s':>9}")

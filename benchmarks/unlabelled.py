@@ -5,7 +5,7 @@
     python benchmarks/unlabelled.py --noise
 
 Trains every method of --methods for every number of epochs of --epochs, with one seed, judges each checkpoint on the
-test part (eval=linear) and without labels (eval=unlabelled), and prints a table, the rank correlations and one JSON
+test split (eval=linear) and without labels (eval=unlabelled), and prints a table, the rank correlations and one JSON
 line. Runs that are there already (--folder) are not repeated. --noise trains nothing: it prints what RankMe and
 alpha-ReQ read of isotropic noise, N samples of D dimensions. Few samples alone make a spectrum fall.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from scipy.stats import spearmanr
 
-from siamese.monitor import health
+from siamese.probes import metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = (
@@ -78,7 +78,7 @@ def noise() -> None:
     for n in (256, 2048, 25600):
         for d in (64, 512, 2048):
             z = torch.randn(n, d, generator=torch.Generator().manual_seed(0))
-            rows.append({"samples": n, "dimensions": d, "alpha_req": health.alpha_req(z), "rankme": health.rankme(z)})
+            rows.append({"samples": n, "dimensions": d, "alpha_req": metrics.alpha_req(z), "rankme": metrics.rankme(z)})
             print(
                 f"N {n:6}  D {d:5}  alpha-ReQ {rows[-1]['alpha_req']:.2f}  RankMe {rows[-1]['rankme']:.1f}", flush=True
             )

@@ -6,12 +6,15 @@ os.environ["WANDB_MODE"] = "offline"
 import logging
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -66,7 +69,7 @@ def command(tmp_path):
     return run
 
 
-TINY = ("epochs=1", "backbone.widths=[4,8]", "monitor.every=1", "eval.linear.epochs=2", "trainer=cpu")
+TINY = ("epochs=1", "backbone.widths=[4,8]", "monitor.every=1", "probe.linear.epochs=2", "trainer=cpu")
 
 
 @pytest.fixture
@@ -75,15 +78,68 @@ def tiny() -> tuple[str, ...]:
     return TINY
 
 
+class StartedRun:
+    """A run without the command line; attributes are those of `Run`, `Training`, `Plan`, and its callbacks by name."""
+
+    CALLBACKS: ClassVar = {
+        "checkpoints": "SaveCheckpoints", "online": "OnlineEvaluation", "nonfinite": "NonFiniteGradients",
+        "progress": "ProgressBar",
+    }  # fmt: skip
+
+    def __init__(self, cfg: DictConfig):
+        from siamese.training import Run, build, check
+
+        self.run = Run(build(check(cfg)))
+
+    def __getattr__(self, name: str):
+        if name in self.CALLBACKS:
+            found = self.run.training.trainer.callbacks
+            return next(c for c in found if type(c).__name__ == self.CALLBACKS[name])
+        for holder in (self.run, self.run.training, self.run.training.plan):
+            if hasattr(holder, name):
+                return getattr(holder, name)
+        raise AttributeError(name)
+
+
 @pytest.fixture
 def session(config, tiny, tmp_path):
     """Builds and starts a run without the command line."""
-    from siamese.session import Session
 
     def make(*overrides, folder="run"):
-        made = Session(config(*tiny, f"run_dir={tmp_path / folder}", *overrides))
+        made = StartedRun(config(*tiny, f"run_dir={tmp_path / folder}", *overrides))
         made.start()
         return made
+
+    return make
+
+
+class BuiltEvaluation:
+    """An evaluation without the command line; attributes are those of `Evaluation` and its `Plan`."""
+
+    def __init__(self, cfg: DictConfig, overrides: Sequence[str] = ()):
+        from siamese.evaluation.build import build, check
+
+        self.built = build(check(cfg, overrides))
+
+    def run(self) -> dict:
+        from siamese.evaluation import evaluator
+
+        return evaluator.run(self.built)
+
+    def __getattr__(self, name: str):
+        return getattr(self.built if hasattr(self.built, name) else self.built.plan, name)
+
+
+@pytest.fixture
+def evaluation(config, tmp_path):
+    """Builds an evaluation as inside of hydra.main, where other configs can be composed."""
+
+    def make(file, *overrides, folder="e"):
+        cache = [f"eval.cache={tmp_path / 'cache'}"]
+        cfg = config(f"ckpt={file}", f"run_dir={tmp_path / folder}", *cache, *overrides, name="eval_linear")
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return BuiltEvaluation(cfg)
 
     return make
 

@@ -1,5 +1,5 @@
-"""Started once by tests/test_distributed.py: every method for five steps in float64, by two gloo processes and
-by one process on the joint batch. Prints nothing; saves what the test compares."""
+"""Started by tests/test_distributed.py: each method for five steps in float64, by two gloo processes and by one process
+on the joint batch. Saves what the test compares."""
 
 import os
 import sys
@@ -10,17 +10,19 @@ from types import SimpleNamespace
 import torch
 import torch.distributed as dist
 from hydra import compose, initialize_config_dir
+from paths import ROOT
 from torch import nn
 
-from siamese import build, distributed
-from siamese.distributed import SyncBatchNorm, convert_batchnorm
+from siamese import distributed, factory
+from siamese.batchnorm import SyncBatchNorm, convert_batchnorm
 from siamese.methods import Batch
-from siamese.monitor import health
-from siamese.monitor.probes import Monitor
+from siamese.options import options
+from siamese.probes import metrics
+from siamese.training.callbacks.online import OnlineEvaluation
+from siamese.training.state import RunState
 
-LOSSES = ("nt_xent", "nt_xent_chunked", "nt_logistic", "triplet", "contrastive")
-CASES = {f"simclr-{loss}": ("simclr", f"method/loss={loss}") for loss in LOSSES}
-CASES |= {name: (name,) for name in ("moco", "moco_v1", "moco_v3", "byol", "simsiam", "supervised")}
+CASES = {f"simclr-{loss}": ("simclr", f"method/loss={loss}") for loss in options("method/loss")}
+CASES |= {name: (name,) for name in options("method") if name != "simclr"}
 CASES["moco-symmetric"] = ("moco", "method.symmetric=true", "method.queue_size=48")
 BATCH, STEPS = 8, 5
 
@@ -38,12 +40,17 @@ class Loss(nn.Module):
 
 def train(case: str, world: int, rank: int) -> dict:
     name, *overrides = CASES[case]
-    split = ["method.bn_splits=2"] if name in ("moco", "moco_v1") and world == 1 else []
-    queue = ["method.queue_size=24"] if case in ("moco", "moco_v1") else []  # wraps within five steps
-    with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
-        cfg = compose("train", [f"method={name}", "backbone.widths=[4,8]", *overrides, *split, *queue])
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", [f"method={name}", "backbone.widths=[4,8]", *overrides])
+    if "queue_size" in cfg.method:
+        if world == 1:
+            cfg.method.bn_splits = 2
+        if case == name:
+            cfg.method.queue_size = 24  # wraps within five steps
     torch.manual_seed(0)
-    method = build.method(cfg, build.backbone(cfg), SimpleNamespace(labelled=True, num_classes=3, name="none")).double()
+    method = factory.method(
+        cfg, factory.backbone(cfg), SimpleNamespace(labelled=True, num_classes=3, name="none")
+    ).double()
     module = Loss(method)
     if world > 1:
         if method.sync_batchnorm:
@@ -67,7 +74,7 @@ def train(case: str, world: int, rank: int) -> dict:
         optimizer.step()
         method.after_step(step, STEPS)
     z = distributed.gather(method.projection)
-    out["figures"] = [health.relative_std(z), health.rankme(z)]
+    out["figures"] = [metrics.relative_std(z), metrics.rankme(z)]
     out["parameters"] = {n: p.detach().clone() for n, p in method.named_parameters()}
     out["buffers"] = {n: b.clone() for n, b in method.named_buffers()}
     return out
@@ -76,16 +83,16 @@ def train(case: str, world: int, rank: int) -> dict:
 def probe(world: int, rank: int) -> torch.Tensor:
     """The online probe's weights after three steps."""
     torch.manual_seed(0)
-    monitor = Monitor(SimpleNamespace(num_classes=3), 1, 0.1)
-    monitor.head = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3)).double()
-    monitor.optimizer = torch.optim.Adam(monitor.head.parameters(), lr=0.1)
+    online = OnlineEvaluation(SimpleNamespace(num_classes=3), RunState(Path("x")), 1, 0.1)
+    online.head = nn.Sequential(nn.BatchNorm1d(5, affine=False), nn.Linear(5, 3)).double()
+    online.optimizer = torch.optim.Adam(online.head.parameters(), lr=0.1)
     data = torch.Generator().manual_seed(1)
     share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     for _ in range(3):
-        monitor.captured = torch.randn(BATCH, 5, generator=data, dtype=torch.float64)[share]
+        online.captured = torch.randn(BATCH, 5, generator=data, dtype=torch.float64)[share]
         labels = torch.randint(-1, 3, (BATCH,), generator=data)[share]
-        monitor.on_train_batch_end(None, None, None, Batch([], labels), 0)
-    return monitor.head[1].weight.detach()
+        online.on_train_batch_end(None, None, None, Batch([], labels), 0)
+    return online.head[1].weight.detach()
 
 
 def main(folder: str) -> None:

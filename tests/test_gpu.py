@@ -1,15 +1,15 @@
-"""What only a GPU can show; left out where there is none."""
+"""Training on a CUDA device."""
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from method_cases import METHODS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-METHODS = ["simclr", "moco", "moco_v1", "moco_v3", "byol", "simsiam", "supervised"]
 
 
 class NoSynchronisation(pl.Callback):
-    """Between two logging points nothing may wait for the device."""
+    """Raises where the host waits for the device between two logging points."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if batch_idx == 3:
@@ -21,7 +21,7 @@ class NoSynchronisation(pl.Callback):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_step_waits_for_the_device(session, method):
+def test_step_does_not_wait_for_the_device(session, method):
     run = session(
         f"method={method}", "trainer=gpu", "trainer.log_every_n_steps=1000", "monitor.every=0", "compile=false"
     )
@@ -33,13 +33,13 @@ def test_no_step_waits_for_the_device(session, method):
 
 
 @pytest.mark.parametrize("method", ["simclr", "byol"])
-def test_views_and_first_loss_are_those_of_a_cpu(session, method):
+def test_views_and_first_loss_equal_those_of_a_cpu(session, method):
     losses = []
     for trainer in ("cpu", "gpu"):
         run = session(
             f"method={method}", f"trainer={trainer}", "trainer.precision=32-true", "compile=false", folder=trainer
         )
-        device = run.loading.device
+        device = run.loaders.device
         run.method.to(device)
         batch = run.method.on_after_batch_transfer(next(iter(run.loader)), 0)
         losses.append((run.method.loss(batch.views).item(), [v.cpu() for v in batch.views]))
@@ -48,7 +48,7 @@ def test_views_and_first_loss_are_those_of_a_cpu(session, method):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
-def test_compiled_bf16_learns(session):
+def test_compiled_bf16_run_lowers_the_loss(session):
     run = session("trainer=gpu", "compile=true", "epochs=2")
     run.fit()
     assert run.trainer.callback_metrics["loss"] < -0.1

@@ -25,7 +25,7 @@ def test_nt_xent_by_hand():
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_nt_xent_is_twice_lightlys_mean(temperature):
+def test_nt_xent_is_twice_the_mean_of_lightly(temperature):
     z = torch.randn(2 * N, D, dtype=torch.float64)
     expected = 2 * NTXentLoss(temperature)(z[:N], z[N:])
     assert losses.nt_xent(z, temperature).item() == pytest.approx(expected.item(), rel=1e-6)
@@ -37,7 +37,7 @@ def test_nt_xent_at_chance():
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 16, 100])
-def test_the_chunked_form_is_nt_xent_in_value_and_gradient(chunk):
+def test_chunked_nt_xent_equals_nt_xent_in_value_and_gradient(chunk):
     z = torch.randn(2 * N, D, dtype=torch.float64)
     whole, chunked = z.clone().requires_grad_(), z.clone().requires_grad_()
     losses.nt_xent(whole, 0.1).backward()
@@ -66,7 +66,7 @@ def brute(z, temperature, margin):
     return (sum(mean).item(), sum(triplet) / len(triplet), torch.stack(pull).mean().item() + sum(push) / len(push))
 
 
-def test_pairwise_losses_against_loops():
+def test_pairwise_losses_equal_loops():
     z = torch.randn(2 * N, D, dtype=torch.float64)
     logistic, triplet, contrastive = brute(z, 0.3, 0.9)
     assert losses.nt_logistic(z, 0.3).item() == pytest.approx(logistic, rel=1e-9)
@@ -122,7 +122,7 @@ def test_info_nce_batch_by_hand_and_at_chance():
     assert both == pytest.approx(4 * math.log(4096), abs=1e-2)  # 33.27
 
 
-def test_cosine_similarity_against_lightly_and_its_stop_gradient():
+def test_cosine_similarity_equals_lightly_and_stops_the_gradient():
     p, z = unit(N, D).requires_grad_(), unit(N, D).requires_grad_()
     ours = -losses.cosine_similarity(p, z)
     assert ours.item() == pytest.approx(NegativeCosineSimilarity()(p, z).item(), rel=1e-9)
@@ -147,7 +147,7 @@ def test_cosine_similarity_against_lightly_and_its_stop_gradient():
     ids=["nt_xent", "nt_xent_chunked", "nt_logistic", "triplet", "contrastive", "queue", "batch", "cosine"],
 )
 def test_losses_are_float32_under_autocast(loss, dtype):
-    """Logits in half precision cost per cents of the gradient at T = 0.07; a mask of 1e9 is inf in fp16."""
+    """Logits in half precision change the gradient by some per cent at T = 0.07; a mask of 1e9 is inf in fp16."""
     z = torch.randn(128, 128).to(dtype).float()  # what a head gives under autocast
     reference, low = z.clone().requires_grad_(), z.to(dtype).requires_grad_()
     loss(reference).backward()

@@ -1,10 +1,11 @@
+"""LARS, parameter groups, schedules, learning rates."""
+
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from siamese import by_epochs
 from siamese.errors import UserError
 from siamese.optim import LARS, OptimizerRecipe, lr_factor, split_groups
 
@@ -37,7 +38,7 @@ def reference_lars(weights, gradients, lrs, wd, eta, momentum, lr_in_buffer, ada
 @pytest.mark.parametrize("lr_in_buffer", [False, True])
 @pytest.mark.parametrize("adapt", [False, True])
 @pytest.mark.parametrize("zero", [False, True])
-def test_lars_trajectory(lr_in_buffer, adapt, zero):
+def test_lars_trajectory_equals_the_official_code(lr_in_buffer, adapt, zero):
     w = nn.Parameter(torch.zeros(5, 3) if zero else torch.randn(5, 3))
     start = w.detach().clone()
     group = {"params": [w], "adapt": adapt, "weight_decay": 1e-2}
@@ -69,7 +70,7 @@ def reference_clipped(weights, gradients, lrs, wd, eta, momentum, adapt):
 
 @pytest.mark.parametrize("rates", [[0.0, 0.1, 0.2, 0.3, 0.2, 0.01, 0.0], [0.02] * 7])
 @pytest.mark.parametrize("wd", [0.0, 0.3])
-def test_clipped_lars_is_solo_learns(rates, wd):
+def test_clipped_lars_equals_solo_learn(rates, wd):
     """Tensors whose rate is clipped and whose is not, with small gradients, zero weights, a zero gradient, excluded."""
     f64 = torch.float64
     starts = [torch.randn(5, 3, dtype=f64), 50 * torch.randn(4, 2, dtype=f64), torch.randn(3, 2, dtype=f64),
@@ -95,8 +96,9 @@ def test_clipped_lars_is_solo_learns(rates, wd):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "clipped LARS"])
-def test_a_loss_c_times_larger_is_a_rate_c_times_smaller_and_a_decay_c_times_larger(optimizer):
-    """What the recipes' conversions rest on. (Not so for the unclipped LARS.)"""
+def test_scaled_loss_is_equivalent_to_scaled_rate_and_decay(optimizer):
+    """A loss c times larger equals a rate c times smaller and a decay c times larger, by which recipes are converted.
+    (Not so for the unclipped LARS.)"""
 
     def make(params, lr, wd):
         if optimizer == "sgd":
@@ -127,7 +129,7 @@ def test_lars_skips_tensors_without_a_gradient():
     assert torch.equal(w, torch.ones(2, 2))
 
 
-def test_biases_and_norms_are_excluded():
+def test_biases_and_norms_are_excluded_from_decay_and_adaptation():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     groups = split_groups([{"params": net.parameters()}], 1e-6)
     by = {g["adapt"]: g for g in groups}
@@ -137,7 +139,7 @@ def test_biases_and_norms_are_excluded():
     assert (by[True]["weight_decay"], by[False]["weight_decay"]) == (1e-6, 0.0)
 
 
-def test_decay_of_everything_where_the_paper_does():
+def test_all_parameters_decay_without_exclusion():
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     optimizer, _ = recipe().build([{"params": list(net.parameters())}], 256, 1, 1)
     assert [g["weight_decay"] for g in optimizer.param_groups] == [1e-4]
@@ -147,11 +149,11 @@ def test_decay_of_everything_where_the_paper_does():
 @pytest.mark.parametrize(
     ("scaling", "batch", "expected"), [("linear", 512, 0.2), ("sqrt", 4096, 6.4), ("none", 512, 0.1)]
 )
-def test_scaling_by_the_global_batch(scaling, batch, expected):
+def test_peak_rate_is_scaled_by_the_global_batch(scaling, batch, expected):
     assert recipe(scaling=scaling).peak_lr(batch) == pytest.approx(expected)
 
 
-def test_simclrs_two_scalings_meet_at_4096():
+def test_simclr_scalings_agree_at_4096():
     assert recipe(lr=0.3).peak_lr(4096) == pytest.approx(recipe(lr=0.075, scaling="sqrt").peak_lr(4096)) == 4.8
 
 
@@ -163,18 +165,18 @@ def test_warmup_and_cosine_per_step():
     assert factors[-1] == pytest.approx(0)
 
 
-def test_cosine_per_epoch_is_mocos():
+def test_cosine_per_epoch_equals_moco():
     factors = [lr_factor(s, 5, 4, per="epoch") for s in range(20)]
     expected = [0.5 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4) for _ in range(5)]
     assert factors == pytest.approx(expected)
 
 
-def test_milestones_are_moco_v1s():
+def test_milestones_equal_moco_v1():
     factors = [lr_factor(s, 1, 200, schedule="milestones", milestones=(120, 160)) for s in (0, 119, 120, 159, 160, 199)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
-def test_the_scheduler_applies_the_closed_form():
+def test_scheduler_applies_lr_factor():
     w = nn.Parameter(torch.zeros(2, 2))
     optimizer, schedule = recipe(warmup_epochs=1).build([{"params": [w]}], 512, 3, 4)
     seen = []
@@ -191,12 +193,12 @@ def test_the_scheduler_applies_the_closed_form():
      ({"warmup_epochs": -1}, "warmup_epochs"), ({"scaling": "cubic"}, "scaling"), ({"schedule": "x"}, "schedule"),
      ({"per": "batch"}, "per")],
 )  # fmt: skip
-def test_impossible_values(built, change, key):
+def test_impossible_setting_is_refused(built, change, key):
     with pytest.raises(UserError, match=f"optimizer.{key}="):
         built("optimizer", "siamese.optim.OptimizerRecipe", **vars(recipe(**change))).check(epochs=5)
 
 
-def test_the_warm_up_is_no_longer_than_its_part_of_the_training():
+def test_warmup_is_limited_to_a_share_of_the_training():
     recipe = OptimizerRecipe(torch.optim.SGD, 1.0, "none", 0.0, False, 10, "cosine", "step", (), 0.1)
     assert [recipe.warmup(epochs) for epochs in (25, 100, 1000)] == [2.5, 10, 10]
     recipe.check(5)  # longer than the training, were it not cut
@@ -210,12 +212,7 @@ def test_the_warm_up_is_no_longer_than_its_part_of_the_training():
     assert rates[:11] == pytest.approx([i / 10 for i in range(11)])
 
 
-def test_what_follows_the_length_of_the_training():
-    table = {0: 0.97, 100: 0.99, 1000: 0.996}
-    assert [by_epochs(e, table) for e in (25, 99, 100, 800, 1000, 2000)] == [0.97, 0.97, 0.99, 0.99, 0.996, 0.996]
-
-
-def test_lars_of_a_checkpoint_from_before_it_could_clip():
+def test_lars_state_without_clip_is_loaded():
     w = nn.Parameter(torch.ones(2, 2))
     w.grad = torch.ones(2, 2)
     state = LARS([w], lr=0.1).state_dict()

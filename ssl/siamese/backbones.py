@@ -15,7 +15,7 @@ from siamese.schema.types import Depth, Name, Natural, Pixels, Widths
 
 
 class Backbone(nn.Module):
-    """What a method builds on; for annotations, the builders below return modules with this attribute."""
+    """A module with this attribute; the type of what the builders below return."""
 
     feature_dim: int
 
@@ -66,7 +66,7 @@ class SmallResNet(Backbone):
 
 
 def small_resnet(name: Name, widths: Widths, blocks: Depth) -> Backbone:
-    """`SmallResNet`; `name` is for the reader of the config."""
+    """A `SmallResNet`; `name` is for reports."""
     return SmallResNet(widths, blocks)
 
 
@@ -79,7 +79,7 @@ def torchvision_resnet(
         name: ``resnet18``, ``resnet50``, ``wide_resnet50_2``, ...
         small_stem: for images of about 32 pixels: a 3x3 first convolution without stride, no max-pooling
             (SimCLR, arXiv:2002.05709, appendix B.9).
-        stem_padding: of that convolution; None is 1, and refuses files of solo-learn, whose networks have 2.
+        stem_padding: of that convolution; None is 1, and rejects files of solo-learn, whose networks have 2.
         zero_init_residual: the last BatchNorm of each block starts at zero (arXiv:1706.02677, 5.1).
     """
     known = [n for n in torchvision.models.list_models() if re.fullmatch(r"(wide_)?res(net|next)\d+.*", n)]
@@ -145,7 +145,7 @@ def timm_model(name: Name, image_size: Pixels, pretrained: bool, options: dict[s
         with torch.no_grad():
             features = model.eval()(torch.zeros(1, 3, image_size, image_size))
         model.train(was_training)
-    except Exception as error:  # of a hundred models, each with words of its own
+    except Exception as error:  # timm's models raise many kinds
         raise UserError(
             f"backbone.name={name}",
             f"cannot be built for views of {image_size} pixels ({error})",

@@ -1,60 +1,28 @@
-"""Hydra's command line with our manners: one line and exit code 2 for a mistake of the user's."""
+"""Hydra's command line, with one line and exit code 2 for a user's mistake."""
 
 import errno
 import functools
+import itertools
 import os
 import re
 import sys
-from collections.abc import Callable
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import hydra
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese import output
-from siamese.errors import Stopped, UserError
-from siamese.schema.groups import CONF, TRAINER_OWN, options
-
-
-def say(message: str) -> None:
-    """One line on standard error."""
-    print(f"error: {message}", file=sys.stderr)
-
-
-def explain(error: Exception, arguments: list[str], keys: list[str]) -> str:
-    """A Hydra or OmegaConf error in one line: key, value, remedy."""
-    text = str(error)
-    found = re.search(r"Could not find '([^/']+(?:/[^/']+)*)/([^/']*)'", text)
-    if found:
-        group, option = found.groups()
-        known = re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE) or options(group)
-        return (
-            f"{group}={option}: no such option; choose one of {', '.join(known)}"
-            if known
-            else f"{group}={option}: no such option; see conf/{group}"
-        )
-    found = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
-    if found:
-        key = found.group(1)
-        given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
-        if key.removeprefix("trainer.") in TRAINER_OWN:
-            return f"{given}: the run sets it itself; use {TRAINER_OWN[key.removeprefix('trainer.')]}"
-        near = get_close_matches(key, keys, n=3, cutoff=0.7) or get_close_matches(
-            key.split(".")[-1], keys, n=3, cutoff=0.5
-        )
-        return f"{given}: no such key; " + (
-            f"did you mean {' or '.join(near)}?" if near else "--cfg job prints all keys"
-        )
-    line = " ".join(text.split())
-    return (
-        f"{line}; put a value with special characters in quotes: 'run_dir=\"my run\"'"
-        if any(word in line for word in ("no viable alternative", "mismatched", "NoViableAlt", "token recognition"))
-        else line
-    )
+from siamese.errors import RunAborted, UserError
+from siamese.options import CONF, options
+from siamese.schema.check import hints
+from siamese.schema.groups import EvalData
+from siamese.schema.messages import all_keys, explain
 
 
 def _is_group_without_option(argument: str) -> bool:
@@ -62,80 +30,121 @@ def _is_group_without_option(argument: str) -> bool:
     return bool(equals) and (CONF / group).is_dir() and not isinstance(yaml.safe_load(value), (str, list))
 
 
-def all_keys(node: Any, prefix: str = "") -> list[str]:
-    """Dotted names of a config, inner ones included."""
-    out = []
-    for key in node:
-        out.append(f"{prefix}{key}")
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-            out += all_keys(child, f"{prefix}{key}.")
-    return out
+def moved_groups(arguments: Sequence[str]) -> list[str]:
+    """The arguments of eval_linear.py with the groups of train.py, and their keys, gathered in `foreign=[…]`.
+
+    data=, backbone= and augment= describe a pretraining: the evaluation composes them together with train.yaml, whose
+    other settings they need. A sweep (`-m`) over them becomes a sweep over the lists.
+
+    Raises:
+        UserError: `foreign=` is given, too; or several values without `-m`.
+    """
+    own = {f"data.{key}" for key in hints(EvalData)}
+    pattern = re.compile(r"[+~]*((?:data|backbone|augment(?:_scale|_recipe)?)(?:[./@][^=]*)?)=")
+    as_trained = re.compile(r"(data|backbone|augment)=null", re.IGNORECASE)
+    arguments = [re.sub(r"^\+(?=(data|backbone|augment)=)", "", a) for a in arguments if not as_trained.fullmatch(a)]
+    taken = [a for a in arguments if (m := pattern.match(a)) and m.group(1) not in own]
+    if not taken:
+        return arguments
+    if any(re.match(r"\+*foreign=", a) for a in arguments):
+        raise UserError(taken[0], "foreign=[…] sets the same", "give only one of them")
+    swept = any(a in ("-m", "--multirun") for a in arguments)
+    lists = [",".join(map(_quoted, chosen)) for chosen in itertools.product(*(_choices(a, swept) for a in taken))]
+    place = arguments.index(taken[0])  # argparse takes no override after an option that follows overrides
+    gathered = f"foreign={','.join(f'[{items}]' for items in lists)}"
+    return [gathered if i == place else a for i, a in enumerate(arguments) if i == place or a not in taken]
+
+
+def _choices(argument: str, swept: bool) -> list[str]:
+    """The argument for each value of a sweep."""
+    parsed = OverridesParser.create().parse_override(argument)
+    if not parsed.is_sweep_override():
+        return [argument]
+    if not swept or isinstance(parsed.value(), Glob):
+        raise UserError(argument, "names several values", "give one; or add -m, and list them")
+    key = argument.partition("=")[0]
+    return [f"{key}={value}" for value in parsed.sweep_string_iterator()]
+
+
+def _quoted(text: str) -> str:
+    """Text in quotes for Hydra; an interpolation in it is left for train.yaml."""
+    return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
 
 
 def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose `conf/<config_name>.yaml` with the command line and run `task` with it.
 
-    Exit codes: 0 done, 1 a crash, a run that cannot go on or a failed trial, 2 a mistake of the user's,
-    128 + the signal's number (130 for Ctrl-C) interrupted.
+    Exit codes: 0 done, 1 a crash, an aborted run or a failed trial, 2 a user's mistake, 128 + the signal's number (130
+    for Ctrl-C) interrupted.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra lets exceptions through
     output.protect()
     if not (CONF / f"{config_name}.yaml").is_file():
-        say(f"{CONF}/{config_name}.yaml is missing; keep the folder conf of the checkout where it was")
-        sys.exit(2)
+        _end(f"{CONF}/{config_name}.yaml is missing; keep the folder conf of the checkout where it was", 2)
+    arguments = sys.argv[1:]
 
     @functools.wraps(task)
     def polite(cfg: DictConfig) -> Any:
-        try:
-            return task(cfg)
-        except UserError as error:  # here, since Hydra adds lines of its own to what leaves the task
-            say(str(error))
-            sys.exit(2)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            say(f"disk write failed ({error}); make room, then continue with resume=true")
-            sys.exit(1)
-        except (MemoryError, RuntimeError) as error:
-            if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)):
-                raise
-            first = (str(error).splitlines() or ["no memory"])[0]
-            say(f"memory is exhausted ({first}); lower batch_size, data.crop or the backbone's size")
-            sys.exit(1)
-        except Stopped as error:
-            from siamese.distributed import is_first
-
-            if is_first():  # the other processes stop for the same reason
-                say(str(error))
-            sys.exit(1)
+        sys.argv[1:] = arguments  # as the user typed them
+        return _carry_out(task, cfg)
 
     try:
+        if config_name == "eval_linear":
+            sys.argv[1:] = moved_groups(arguments)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(polite)()
+    except UserError as error:
+        _end(str(error), 2)
     except (HydraException, OmegaConfBaseException) as error:
-        say(explain(error, sys.argv[1:], _known_keys(config_name)))
-        sys.exit(2)
+        _end(str(explain(error, arguments, _known_keys(config_name, arguments))), 2)
     except ValueError as error:
-        if "Config group override" not in str(error):  # Hydra's word for a group without an option
+        if "Config group override" not in str(error):  # Hydra's message for a group without an option
             raise
-        given = next((a for a in sys.argv[1:] if _is_group_without_option(a)), "a group")
+        given = next((a for a in arguments if _is_group_without_option(a)), "a group")
         group = given.split("=")[0]
-        told = "leave it out" if group == "experiment" else f"choose one of {', '.join(options(group))}"
-        say(f"{given}: these settings are needed; {told}")
-        sys.exit(2)
+        remedy = "leave it out" if group == "experiment" else f"choose one of {', '.join(options(group))}"
+        _end(f"{given}: these settings are needed; {remedy}", 2)
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     from siamese import sweep
 
     sys.exit(sweep.exit_code)
 
 
-def _known_keys(config_name: str) -> list[str]:
+def _carry_out(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Run the task. Exceptions end the process here, because Hydra adds lines to those that leave the task."""
+    try:
+        return task(cfg)
+    except UserError as error:
+        _end(str(error), 2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _end(f"disk write failed ({error}); make room, then continue with resume=true", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)):
+            raise
+        first = (str(error).splitlines() or ["no memory"])[0]
+        _end(f"memory is exhausted ({first}); lower batch_size, data.crop or the backbone's size", 1)
+    except RunAborted as error:
+        from siamese.distributed import is_rank_zero
+
+        _end(str(error) if is_rank_zero() else None, 1)  # all ranks stop for the same reason
+
+
+def _end(message: str | None, code: int) -> NoReturn:
+    """Print one line on standard error and exit."""
+    if message is not None:
+        print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _known_keys(config_name: str, arguments: Sequence[str]) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    chosen = [a for a in sys.argv[1:] if re.fullmatch(r"[a-z_/]+=[a-z0-9_/]+", a) and (CONF / a.split("=")[0]).is_dir()]
+    chosen = [a for a in arguments if re.fullmatch(r"[a-z_/]+=[a-z0-9_/]+", a) and (CONF / a.split("=")[0]).is_dir()]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             cfg = compose(config_name, overrides=chosen)

@@ -1,8 +1,8 @@
-"""What ends a run early: a mistake of the user's, a run that cannot go on, a signal."""
+"""Exceptions that end a run: a user's mistake, a run that cannot continue, a signal."""
 
 
 def printable(text: str) -> str:
-    """One line without control characters, which could steer a terminal."""
+    """One line without control characters, which could change a terminal's state."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
@@ -10,7 +10,7 @@ class UserError(Exception):
     """A wrong path, an impossible value, an unknown option: one line on the screen, exit code 2.
 
     Args:
-        setting: what was given, as it is written on the command line, e.g. ``"data.path=photos"``.
+        setting: the setting as it is written on the command line, e.g. ``"data.path=photos"``.
         problem: what is wrong with it, with the numbers that show it.
         remedy: what to do instead.
     """
@@ -20,16 +20,16 @@ class UserError(Exception):
         super().__init__(printable(f"{setting}: {problem}; {remedy}"))
 
 
-class Stopped(Exception):
-    """A run that cannot go on (not finite, collapsed, disk full): one line on the screen, exit code 1."""
+class RunAborted(Exception):
+    """A run that cannot continue (not finite, collapsed, disk full): one line on the screen, exit code 1."""
 
 
 class Interrupted(BaseException):
-    """A run that was asked to end by a signal, and has saved its state. No `Exception`: nothing may take it
-    for a failure to recover from.
+    """A signal asked the run to end, and the run has saved its state. It is not an `Exception`, so that no handler
+    of failures catches it.
 
     Args:
-        signum: which one; the exit code is 128 more.
+        signum: the signal; the exit code is 128 + signum.
     """
 
     def __init__(self, signum: int):

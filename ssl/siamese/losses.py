@@ -1,5 +1,5 @@
-"""Losses as pure functions. All compute in float32 (or float64), whatever the autocast: at low
-temperatures half-precision logits cost per cents of the gradient."""
+"""Losses as pure functions. All compute in float32 or float64, also under autocast: at low temperatures half-precision
+logits change the gradient by several per cent."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from siamese.schema.types import Count, NonNegative, Temperature
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """float32 at least."""
+    """The tensor in float32, or float64 if it has that."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -126,7 +126,7 @@ def contrastive(z: Tensor, margin: NonNegative) -> Tensor:
     """The pairwise contrastive loss (Hadsell, Chopra, LeCun 2006, equation 4) on the Euclidean distance d
     of unit vectors: d^2 / 2 of a positive pair, max(0, m - d)^2 / 2 of a negative one.
 
-    The two kinds are averaged apart and added, so that 2N - 2 negatives do not drown one positive.
+    The two kinds are averaged separately and added, so that 2N - 2 negatives do not outweigh one positive.
     """
     with torch.autocast(z.device.type, enabled=False):
         similarity, positive, itself = _pairs(z)

@@ -19,7 +19,7 @@ from siamese.schema.types import Built, Natural, NonNegative, Positive, Probabil
 
 
 class LARS(Optimizer):
-    """SGD with momentum and a trust ratio |w| / |g| a tensor (arXiv:1708.03888), for large batches.
+    """SGD with momentum and a trust ratio |w| / |g| per tensor (arXiv:1708.03888), for large batches.
 
     Groups with ``adapt=False`` (biases, norms) take a plain step. The ratio is 1 where a norm is zero,
     and nothing is added to the norms, as in the official SimCLR, BYOL and MoCo v3 code. The clipped form
@@ -53,7 +53,7 @@ class LARS(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            group.setdefault("clip", False)  # of checkpoints from before there was one
+            group.setdefault("clip", False)  # absent in older checkpoints
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -113,7 +113,7 @@ def lr_factor(
     milestones: Sequence[int] = (),
     per: str = "step",
 ) -> float:
-    """The learning rate of an optimiser step as a part of the peak.
+    """The learning rate of an optimiser step as a fraction of the peak.
 
     Linear from 0 over the warm-up, then half a cosine to 0 (arXiv:1608.03983 without restarts), or
     x 0.1 at each milestone (epochs), or constant. ``per="epoch"`` holds the value of the epoch's first
@@ -157,7 +157,7 @@ class OptimizerRecipe:
         scaling: ``linear`` (lr * batch / 256), ``sqrt`` (lr * sqrt(batch)) or ``none``, by the GLOBAL batch.
         weight_decay: of all parameters, or without biases and norms if `exclude_bias_and_norm`.
         warmup_epochs, schedule, milestones, per: see `lr_factor`.
-        warmup_at_most: the warm-up is no longer than this part of the training.
+        warmup_at_most: upper bound of the warm-up, as a fraction of the training.
     """
 
     algorithm: Annotated[Callable[..., Optimizer], Built(own=ALGORITHM_OWN, partial=True)]
@@ -176,7 +176,7 @@ class OptimizerRecipe:
         return min(self.warmup_epochs, self.warmup_at_most * epochs)
 
     def check(self, epochs: int) -> None:
-        """Refuse what cannot work together, or what the optimiser itself refuses.
+        """Refuse settings that cannot work together, or that the optimiser rejects.
 
         Raises:
             UserError: the warm-up is as long as the training, or a setting of `algorithm` is impossible.
@@ -193,7 +193,7 @@ class OptimizerRecipe:
         weight.grad = torch.ones(2, 2)
         try:
             self.algorithm([weight], lr=self.lr).step()
-        except Exception as error:  # of torch's optimisers, each with words of its own
+        except Exception as error:  # torch's optimisers raise many kinds
             raise UserError("optimizer.algorithm", f"cannot work ({error})", "see conf/optimizer") from error
 
     def peak_lr(self, global_batch: int) -> float:

@@ -1,4 +1,4 @@
-"""What a run prints. It never ends a run: a character that the terminal lacks, a closed pipe, a full disk."""
+"""Printing that cannot end a run: not by a character that the terminal lacks, a closed pipe or a full disk."""
 
 import contextlib
 import os
@@ -9,11 +9,11 @@ from rich.console import Console
 
 
 class Unfailing:
-    """A text stream that goes on where it cannot be written: from the first failure on, its output is dropped.
+    """A text stream that ignores failed writes: after the first failure its output is dropped.
 
     Args:
-        stream: what is written to.
-        told: where the first failure is said, once; None says nothing.
+        stream: the target.
+        told: receives one line about the first failure; None for none.
     """
 
     def __init__(self, stream: TextIO, told: TextIO | None):
@@ -23,13 +23,13 @@ class Unfailing:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """As a text stream's; never raises OSError."""
+        """Like a text stream's, but never raises OSError."""
         with self._lossy():
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As a text stream's; never raises OSError."""
+        """Like a text stream's, but never raises OSError."""
         with self._lossy():
             self.stream.flush()
 
@@ -39,7 +39,7 @@ class Unfailing:
             yield
         except (OSError, ValueError) as error:  # ValueError: closed
             with contextlib.suppress(OSError, ValueError):
-                # What is still in its buffers, now and at the interpreter's end, goes nowhere.
+                # Discard what is still in the buffers, now and at the interpreter's end.
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self.stream.fileno())
                 os.close(nowhere)
@@ -50,7 +50,7 @@ class Unfailing:
 
 
 def protect() -> None:
-    """Make the standard streams of this process unfailing, once."""
+    """Make the standard streams of this process unfailing. Further calls do nothing."""
     for name in ("stderr", "stdout"):
         stream = getattr(sys, name)
         if stream is None:  # closed before the start, as by >&-
@@ -65,5 +65,5 @@ def protect() -> None:
 
 
 def console() -> Console:
-    """A console that prints text unchanged: brackets and colons in a path are not markup."""
+    """A console that prints text unchanged; brackets and colons are not markup."""
     return Console(markup=False, emoji=False, highlight=False)

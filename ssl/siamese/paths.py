@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Paths in settings."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Sweeps (`-m`): a failed trial does not end them, and one table ends them."""
+"""Sweeps (`-m`): a failed trial does not end a sweep; one table summarises it."""
 
 import json
 import statistics
@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.table import Table
 
-from siamese.errors import Stopped, UserError
+from siamese.errors import RunAborted, UserError
 from siamese.output import console
 
 exit_code = 0  # of the process, once a sweep has ended: 1 if a trial failed
@@ -22,7 +22,7 @@ def _trials(folder: Path) -> Path:
 
 
 def record(run_dir: Path | None, summary: dict[str, Any] | None, error: BaseException | None) -> None:
-    """Leave the outcome of this trial where the table finds it, whatever process the launcher used."""
+    """Write the outcome of this trial to a file, where the table finds it whichever process the launcher used."""
     hydra = HydraConfig.get()
     folder = _trials(Path(hydra.sweep.dir))
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,17 +34,17 @@ def record(run_dir: Path | None, summary: dict[str, Any] | None, error: BaseExce
         "summary": summary,
         "error": None
         if error is None
-        else (str(error) if isinstance(error, (UserError, Stopped)) else f"{type(error).__name__}: {error}"),
+        else (str(error) if isinstance(error, (UserError, RunAborted)) else f"{type(error).__name__}: {error}"),
     }
     (folder / f"{outcome['number']:04d}.json").write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
-    if error is not None and not isinstance(error, (UserError, Stopped)):
+    if error is not None and not isinstance(error, (UserError, RunAborted)):
         (folder / f"{outcome['number']:04d}.txt").write_text(
             "".join(traceback.format_exception(error)), encoding="utf-8", errors="replace"
         )
 
 
 def table(outcomes: list[dict[str, Any]]) -> Table:
-    """A row a setting (all overrides but the seed): mean and spread (sample standard deviation) over seeds."""
+    """One row per setting (all overrides but the seed): mean and sample standard deviation over seeds."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for outcome in outcomes:
         name = " ".join(o for o in outcome["overrides"] if not o.startswith("seed=")) or "defaults"
@@ -77,7 +77,7 @@ def _spread(values: list[float]) -> str:
 
 
 class SweepTable(Callback):
-    """Hydra's callback that prints the table when the last trial has ended."""
+    """Hydra callback that prints the table after the last trial."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         global exit_code
@@ -90,7 +90,5 @@ class SweepTable(Callback):
         for outcome in outcomes:
             if outcome["error"]:
                 exit_code = 1
-                out.print(
-                    f"failed: {' '.join(outcome['overrides'])}: {outcome['error']}", highlight=False, markup=False
-                )
+                out.print(f"failed: {' '.join(outcome['overrides'])}: {outcome['error']}")
         out.print(f"trials: {_trials(folder)}", soft_wrap=True)

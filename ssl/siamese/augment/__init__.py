@@ -1,4 +1,5 @@
-"""Batched image operations on the device (`ops`) and the views built of them (`views`)."""
+"""Views of a batch: random operations (`operations`, `params`), in torch (`ops`) and in C++ (`native`), and their lists
+(`views`)."""
 
 from siamese.augment.views import CleanView, View, Views
 

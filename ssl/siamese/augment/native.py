@@ -1,4 +1,4 @@
-"""`views.cpp`, compiled once for this machine: the views of a CPU, several times quicker than torch's operations."""
+"""`views.cpp`, compiled once for this machine: the views of a CPU, several times faster than torch's operations."""
 
 import contextlib
 import ctypes
@@ -10,18 +10,19 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from siamese.augment.views import View, ViewParams
+from siamese.augment.operations import Operation
+from siamese.augment.params import ViewParams
 
 SOURCE = Path(__file__).with_name("views.cpp")
-# Not -ffast-math: linking with it would make the whole process flush denormal numbers.
+HEADERS = (SOURCE.with_name("planes.h"),)
+# Without -ffast-math: linking with it would make the whole process flush denormal numbers.
 FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
     "-fassociative-math", "-ffinite-math-only", "-shared", "-fPIC", "-pthread",
@@ -29,55 +30,63 @@ FLAGS = (
 
 
 class CompilerError(Exception):
-    """No compiler, or it failed; the message says which in one line."""
+    """The views cannot be rendered in C++; the message says why in one line.
+
+    Args:
+        remedy: what to do.
+    """
+
+    def __init__(self, message: str, remedy: str = "install g++"):
+        super().__init__(message)
+        self.remedy = remedy
 
 
-# Pointers of `Batch`, in its order, and what they point to; shapes without the B rows of all but mean and std.
-_POINTERS: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
-    "box": (torch.int64, (4,)), "flip": (torch.bool, ()), "degrees": (torch.float32, ()), "jitter": (torch.bool, ()),
-    "factors": (torch.float32, (4,)), "order": (torch.int64, (4,)), "gray": (torch.bool, ()), "blur": (torch.bool, ()),
-    "sigma": (torch.float32, ()), "solarize": (torch.bool, ()), "mean": (torch.float32, (3,)),
-    "std": (torch.float32, (3,)),
-}  # fmt: skip
-# `Problem` of views.cpp: what is wrong, and whose value is told.
-_PROBLEMS = (
-    ("", ""),
-    ("the image or the view has no pixels or too many: size", "size"),
-    ("at least one thread is needed, not", "threads"),
-    ("a tensor is missing", ""),
-    ("the mean or the standard deviation is not finite, or this is 0:", "std"),
-    ("a box has no pixel or leaves its image: boxes", "box"),
-    ("a rotation is not finite: degrees", "degrees"),
-    ("an order must be a permutation of 0 to 3: orders", "order"),
-    ("a colour's factor is not finite: factors", "factors"),
-    ("a blur's sigma is not finite and positive: sigmas", "sigma"),
-    ("the blur's kernel is not odd and smaller than twice the view:", "blur_kernel"),
-    ("there is not enough memory", ""),
-)
-_MEMORY = len(_PROBLEMS) - 1
+@dataclass(frozen=True)
+class Field:
+    """A pointer of `Batch` in views.cpp: the type and the shape of a sample's values; mean and std have no samples."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
-class Library(NamedTuple):
-    """`views.cpp`, loaded."""
+class Library:
+    """`views.cpp`, loaded.
 
-    render: Callable[[Any, int], int]  # a pointer to a `_Batch` and the number of threads to an index of `_PROBLEMS`
-    note: str  # for people: "", or why it was not taken from the user's cache
+    Args:
+        loaded: the shared library.
+        note: for the user: "", or why it was not taken from the cache.
 
+    Attributes:
+        fields: pointers by name.
+        options: names of the int64 options.
+        batch: the ctypes structure that `render` takes.
+    """
 
-class _Batch(ctypes.Structure):
-    """`Batch` of views.cpp."""
+    def __init__(self, loaded: ctypes.CDLL, note: str):
+        self.note = note
+        loaded.layout.restype = loaded.message.restype = ctypes.c_char_p
+        self.fields, self.options, members = {}, [], []
+        for entry in loaded.layout().decode().split():
+            name, *kind = entry.split(":")
+            if kind:
+                shape = (int(kind[1]),) if kind[1] else ()
+                self.fields[name] = Field(getattr(torch, kind[0]), shape)
+            else:
+                self.options.append(name)
+            members.append((name, ctypes.c_void_p if kind else ctypes.c_int64))
+        self.batch = type("Batch", (ctypes.Structure,), {"_fields_": members})
+        loaded.render.argtypes, loaded.render.restype = [ctypes.POINTER(self.batch), ctypes.c_int64], ctypes.c_int
+        self._render, self._message = loaded.render, loaded.message
 
-    _fields_ = [
-        ("images", ctypes.c_void_p),
-        *((n, ctypes.c_int64) for n in ("count", "height", "width", "size", "bicubic", "gray_first", "rotates")),
-        ("blur_kernel", ctypes.c_int64),
-        *((n, ctypes.c_void_p) for n in _POINTERS),
-        ("out", ctypes.c_void_p),
-    ]
+    def render(self, batch: ctypes.Structure, threads: int) -> tuple[str, str]:
+        """Render. Returns ("", "") or a problem: the field that shows it, and the message."""
+        problem = self._render(ctypes.byref(batch), threads)
+        field, _, message = self._message(problem).decode().partition("|")
+        return field, message
 
 
 def _processor() -> str:
-    """What -march=native looks at, as far as it can be told: a home may be shared by machines of several kinds."""
+    """What -march=native depends on, as far as it is known: several kinds of machines may share a home."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "\n".join(next((x for x in lines if x.startswith(k)), "") for k in ("model name", "flags", "Features"))
@@ -85,25 +94,28 @@ def _processor() -> str:
 
 
 def _check_owner(path: Path, above: bool = False) -> None:
-    """Refuse what somebody else made or can change. `above`: a folder on the way, which may be root's or sticky.
+    """Refuse a path that another user owns or can write to.
+
+    Args:
+        above: a parent folder, which may be root's or sticky.
 
     Raises:
-        OSError: it is not ours alone, or cannot be looked at.
+        OSError: another user could change it, or it cannot be read.
     """
     about = path.lstat()
     if stat.S_ISLNK(about.st_mode):
         raise PermissionError(f"{path} is a symbolic link")
     if about.st_uid != os.geteuid() and not (above and about.st_uid == 0):
-        raise PermissionError(f"{path} belongs to somebody else")
+        raise PermissionError(f"{path} belongs to another user")
     if about.st_mode & 0o022 and not (above and about.st_mode & stat.S_ISVTX):
         raise PermissionError(f"{path} is writable by others")
 
 
 def _cached(name: str) -> Path:
-    """The place of a library in the user's cache ($XDG_CACHE_HOME, ~/.cache), whose folder is made.
+    """The path of a library in the user's cache ($XDG_CACHE_HOME, ~/.cache). Creates the folder.
 
     Raises:
-        OSError, RuntimeError: there is no home, or somebody else could put a library there: loading it would run it.
+        OSError, RuntimeError: there is no home, or another user could put a library there, which loading would run.
     """
     above = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     above.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,10 +132,10 @@ def _cached(name: str) -> Path:
 
 @functools.cache
 def library() -> Library:
-    """The compiled library, from the user's cache ($XDG_CACHE_HOME, ~/.cache) or compiled into it, in some seconds.
+    """The compiled library, from the user's cache ($XDG_CACHE_HOME, ~/.cache) or compiled into it, in a few seconds.
 
-    Where the cache is not the user's alone, nothing of it is loaded: the library is compiled into a private folder,
-    which goes as soon as it is loaded, and `note` says why.
+    If another user can write to the cache, nothing of it is loaded: the library is compiled into a private folder,
+    which is removed after loading, and `note` says why.
 
     Raises:
         CompilerError: there is no compiler ($CXX, else g++ or clang++), or it fails.
@@ -132,7 +144,8 @@ def library() -> Library:
     path = shutil.which(compiler)
     if path is None:
         raise CompilerError(f"there is no C++ compiler ({compiler})")
-    about = [SOURCE.read_text(), *FLAGS, path, str(os.stat(path).st_mtime), platform.machine(), _processor()]
+    sources = [file.read_text() for file in (SOURCE, *HEADERS)]
+    about = [*sources, *FLAGS, path, str(os.stat(path).st_mtime), platform.machine(), _processor()]
     name = f"views-{hashlib.sha256('|'.join(about).encode()).hexdigest()[:16]}.so"
     target, note = None, ""
     try:
@@ -141,16 +154,27 @@ def library() -> Library:
         note = f"; compiled privately: {error}"
     try:
         loaded = ctypes.CDLL(str(target)) if target and target.exists() else _compile(path, name, target)
-    except OSError as error:  # a full disk, a folder that nothing may be executed from, a damaged file
+    except OSError as error:  # a full disk, a folder mounted noexec, a damaged file
         raise CompilerError(f"{target or name} cannot be made or loaded ({error})") from error
-    loaded.render.argtypes = [ctypes.POINTER(_Batch), ctypes.c_int64]
-    loaded.render.restype = ctypes.c_int
-    return Library(loaded.render, note)
+    return Library(loaded, note)
+
+
+def check_known(operations: Sequence[Operation]) -> str:
+    """Compile views.cpp and check that it knows the operations. Returns the library's note.
+
+    Raises:
+        CompilerError: it cannot be compiled, or does not know an active operation; torch then renders the views.
+    """
+    note = library().note
+    unknown = sorted({f for o in operations if o.active for f in o.fields if f not in library().fields})
+    if unknown:
+        raise CompilerError(f"views.cpp does not know {', '.join(unknown)}: torch renders", "add it to views.cpp")
+    return note
 
 
 def _compile(compiler: str, name: str, target: Path | None) -> ctypes.CDLL:
-    """Compile and load. `target` is there as a whole or not at all, also where two processes compile at once."""
-    beside = target and target.parent  # else where temporary files lie; the folder's mode is 0700
+    """Compile and load. `target` is replaced atomically, also if two processes compile at once."""
+    beside = target and target.parent  # else among temporary files; the folder's mode is 0700
     with tempfile.TemporaryDirectory(prefix=".siamese-", dir=beside, ignore_cleanup_errors=True) as work:
         made = Path(work) / name
         done = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
@@ -161,47 +185,56 @@ def _compile(compiler: str, name: str, target: Path | None) -> ctypes.CDLL:
         return ctypes.CDLL(str(made.replace(target) if target else made))
 
 
-def render(view: "View", images: Tensor, params: "ViewParams") -> Tensor:
+def render(
+    images: Tensor, params: ViewParams, operations: Sequence[Operation], size: int, mean: Tensor, std: Tensor
+) -> Tensor:
     """`View.render` by as many threads as torch uses.
 
     Args:
-        images: (B, 3, H, W) uint8 on a CPU, however it is strided.
+        images: (B, 3, H, W) uint8 on a CPU, with any strides.
+        params: the random parameters.
+        operations, size, mean, std: of the view.
 
     Returns:
         (B, 3, size, size) float32.
 
     Raises:
         ValueError: an image, a parameter or an option that the renderer cannot take, such as a box that leaves its
-            image: nothing is rendered.
-        MemoryError: there is not enough of it.
+            image. Nothing is rendered.
+        MemoryError: there is not enough memory.
     """
     if images.dim() != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or images.device.type != "cpu":
         channels = f"{images.shape[1]} channels: " if images.dim() == 4 else ""
         raise ValueError(f"{channels}{_about(images)}, not (B, 3, H, W) torch.uint8 on cpu")
     count, _, height, width = images.shape
-    values = {**vars(params), "mean": view.mean, "std": view.std}
-    arrays = {"images": images.contiguous()}  # all alive until the call returns
-    for name, (dtype, rest) in _POINTERS.items():
-        given, shape = values[name], rest if name in ("mean", "std") else (count, *rest)
-        if given.shape != shape or not torch.can_cast(given.dtype, dtype) or given.device.type != "cpu":
-            raise ValueError(f"{name} is {_about(given)}, not {shape} {dtype} on cpu")
-        arrays[name] = given.to(dtype).contiguous()
-    out = torch.empty(count, 3, view.size, view.size, dtype=torch.float32)
-    batch = _Batch(
-        count=count, height=height, width=width, size=view.size, bicubic=view.interpolation == "bicubic",
-        gray_first=view.gray_first, rotates=view.rotate_degrees != 0, blur_kernel=view.blur_kernel, out=out.data_ptr(),
+    renderer = library()
+    out = torch.empty(count, 3, size, size, dtype=torch.float32)
+    arrays = {"images": images.contiguous(), "out": out}  # all stay alive until the call returns
+    values = {**vars(params), "mean": mean, "std": std}
+    for name, field in renderer.fields.items():
+        if name in arrays:
+            continue
+        given, shape = values[name], field.shape if name in ("mean", "std") else (count, *field.shape)
+        if given.shape != shape or not torch.can_cast(given.dtype, field.dtype) or given.device.type != "cpu":
+            raise ValueError(f"{name} is {_about(given)}, not {shape} {field.dtype} on cpu")
+        arrays[name] = given.to(field.dtype).contiguous()
+    options = {"count": count, "height": height, "width": width, "size": size}
+    for operation in operations:
+        options |= operation.options()
+    batch = renderer.batch(
+        **{name: options[name] for name in renderer.options},
         **{name: tensor.data_ptr() for name, tensor in arrays.items()},
-    )  # fmt: skip
+    )
     threads = torch.get_num_threads()
-    if problem := library().render(ctypes.byref(batch), threads):
-        what, which = _PROBLEMS[problem]
-        known = {"size": view.size, "threads": threads, "std": [view.mean.tolist(), view.std.tolist()]}
-        told = {**known, "blur_kernel": view.blur_kernel, "": ""}.get(which)
-        if told is None:
+    which, message = renderer.render(batch, threads)
+    if message:
+        known = {"threads": threads, "std": [mean.tolist(), std.tolist()], "memory": "", "": "", **options}
+        shown = known.get(which)
+        if shown is None:
             rows = arrays[which].view(count, -1)
-            told = f"up to {rows.amax(0).tolist()}, from {rows.amin(0).tolist()}"
-        error = MemoryError if problem == _MEMORY else ValueError
-        raise error(f"{count} images of {height} x {width} pixels: {what} {told}".rstrip())
+            shown = f"up to {rows.amax(0).tolist()}, from {rows.amin(0).tolist()}"
+        error = MemoryError if which == "memory" else ValueError
+        raise error(f"{count} images of {height} x {width} pixels: {message} {shown}".rstrip())
     return out
 
 

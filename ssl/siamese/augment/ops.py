@@ -1,9 +1,8 @@
 """Image operations on a whole batch, each sample with its own parameters.
 
 Images are float tensors (B, 3, H, W) in [0, 1]; a parameter is a tensor (B,) on the same device.
-Each function computes what `torchvision.transforms.v2.functional` computes for one image with the
-same parameters (tests/test_augment_ops.py holds them together), without a loop over the images and
-without a synchronisation with the device.
+Each function computes what `torchvision.transforms.v2.functional` computes for one image with the same parameters
+(tests/augment/test_ops.py compares them), without a loop over the images and without a synchronisation with the device.
 """
 
 import functools
@@ -143,7 +142,7 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _blend_stage(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """Brightness, contrast or saturation, `kind` (B,) saying which for each image: each is a blend
+    """Brightness, contrast or saturation, chosen by `kind` (B,) for each image: a blend
     with black, with the mean luma or with the luma."""
     gray = grayscale(images)
     kind = kind.view(-1, 1, 1, 1)
@@ -160,9 +159,8 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
         order: (B, 4) on the host: a permutation of 0..3 a row, the order of application.
         compiled: run the arithmetic kernels through torch.compile (the first calls take seconds).
 
-    The images are grouped by the place of the hue in their order, so that the costly turn of the hue
-    is computed once an image; the order is known on the host, so that no group's size has to be
-    asked of the device.
+    The images are grouped by the position of the hue in their order, so that the costly change of hue is computed once
+    per image. The order is on the host, so that the groups' sizes need no synchronisation with the device.
     """
     device = images.device
     blend, turn = _blend_stage, adjust_hue

@@ -2,6 +2,8 @@
 //
 // The arithmetic of ops.py, which says what each step computes; native.py compiles and calls it. Planes are float,
 // values in [0, 1] after the crop. No step depends on the number of threads.
+//
+// A further operation has its fields in `Batch` and LAYOUT, its code in `view`, and its checks in `problem`.
 
 #include <algorithm>
 #include <atomic>
@@ -11,9 +13,11 @@
 #include <thread>
 #include <vector>
 
+#include "planes.h"
+
 namespace {
 
-struct Batch {  // native.py fills the same fields in the same order
+struct Batch {  // every field has 8 bytes; LAYOUT says the same for native.py
   const uint8_t* images;  // (count, 3, height, width)
   int64_t count, height, width, size, bicubic, gray_first, rotates, blur_kernel;
   const int64_t* box;  // (count, 4) top, left, height, width
@@ -31,7 +35,11 @@ struct Batch {  // native.py fills the same fields in the same order
   float* out;  // (count, 3, size, size)
 };
 
-float clip(float x) { return std::min(std::max(x, 0.0f), 1.0f); }
+// name:type:numbers a sample, in the order of `Batch`; without a type an int64 option.
+const char* const LAYOUT =
+    "images:uint8: count height width size bicubic gray_first rotates blur_kernel box:int64:4 flip:bool: "
+    "degrees:float32: jitter:bool: factors:float32:4 order:int64:4 gray:bool: blur:bool: sigma:float32: "
+    "solarize:bool: mean:float32:3 std:float32:3 out:float32:";
 
 // Resizing of a line: output i is the sum over t of weight[t * size + i] * input[source[t * size + i]].
 struct Resize {
@@ -119,89 +127,6 @@ void rotate(const Batch& b, const uint8_t* image, float degrees, float* out) {
     }
 }
 
-float luma(float red, float green, float blue) { return 0.2989f * red + 0.587f * green + 0.114f * blue; }
-
-void brightness(float* x, int64_t pixels, float factor) {
-  for (int64_t p = 0; p < 3 * pixels; ++p) x[p] = clip(x[p] * factor);
-}
-
-void contrast(float* x, int64_t pixels, float factor) {
-  const float *green = x + pixels, *blue = green + pixels;
-  double sum = 0;
-  for (int64_t start = 0; start < pixels; start += 1024) {
-    float part = 0;
-    for (int64_t p = start; p < std::min(start + 1024, pixels); ++p) part += luma(x[p], green[p], blue[p]);
-    sum += part;
-  }
-  const float rest = (1 - factor) * float(sum / pixels);
-  for (int64_t p = 0; p < 3 * pixels; ++p) x[p] = clip(x[p] * factor + rest);
-}
-
-void saturation(float* x, int64_t pixels, float factor) {
-  float *green = x + pixels, *blue = green + pixels;
-  for (int64_t p = 0; p < pixels; ++p) {
-    const float rest = (1 - factor) * luma(x[p], green[p], blue[p]);
-    x[p] = clip(x[p] * factor + rest);
-    green[p] = clip(green[p] * factor + rest);
-    blue[p] = clip(blue[p] * factor + rest);
-  }
-}
-
-void hue(float* x, int64_t pixels, float factor) {
-  for (int64_t p = 0; p < pixels; ++p) {
-    const float red = x[p], green = x[p + pixels], blue = x[p + 2 * pixels];
-    const float value = std::max(std::max(red, green), blue);
-    const float chroma = value - std::min(std::min(red, green), blue);
-    const float scale = 1 / std::max(chroma, 1e-12f);
-    const float of_red = (green - blue) * scale, of_green = (blue - red) * scale + 2, of_blue = (red - green) * scale + 4;
-    const float place = (value == red ? of_red : value == green ? of_green : of_blue) + 6 * factor;
-    for (int64_t c = 0; c < 3; ++c) {
-      float k = place + (5 - 2 * c);
-      k -= 6 * std::floor(k * (1.0f / 6));
-      x[p + c * pixels] = clip(value - chroma * clip(std::min(k, 4 - k)));
-    }
-  }
-}
-
-void grayscale(float* x, int64_t pixels) {
-  for (int64_t p = 0; p < pixels; ++p) x[p] = x[p + pixels] = x[p + 2 * pixels] = luma(x[p], x[p + pixels], x[p + 2 * pixels]);
-}
-
-int64_t mirrored(int64_t i, int64_t size) { return i < 0 ? -i : i >= size ? 2 * size - 2 - i : i; }
-
-void blur(float* x, int64_t size, int64_t kernel, float sigma, float* scratch) {
-  const int64_t reach = kernel / 2;
-  std::vector<float> tap(reach + 1), line(size + 2 * reach);
-  float sum = 0;
-  for (int64_t t = 0; t <= reach; ++t) {
-    tap[t] = std::exp(-0.5f * (t / sigma) * (t / sigma));
-    sum += t ? 2 * tap[t] : tap[t];
-  }
-  int64_t used = 0;  // taps that float resolves beside the sum
-  for (int64_t t = 0; t <= reach; ++t)
-    if ((tap[t] /= sum) > 1e-8f) used = t;
-  for (int64_t row = 0; row < 3 * size; ++row) {
-    const float* from = x + row * size;
-    for (int64_t i = 0; i < size + 2 * reach; ++i) line[i] = from[mirrored(i - reach, size)];
-    const float* middle = line.data() + reach;
-    float* to = scratch + row * size;
-    for (int64_t i = 0; i < size; ++i) to[i] = tap[0] * middle[i];
-    for (int64_t t = 1; t <= used; ++t)
-      for (int64_t i = 0; i < size; ++i) to[i] += tap[t] * (middle[i - t] + middle[i + t]);
-  }
-  for (int64_t c = 0; c < 3; ++c) {
-    const float* plane = scratch + c * size * size;
-    for (int64_t y = 0; y < size; ++y) {
-      float* to = x + (c * size + y) * size;
-      for (int64_t i = 0; i < size; ++i) to[i] = tap[0] * plane[y * size + i];
-      for (int64_t t = 1; t <= used; ++t) {
-        const float *above = plane + mirrored(y - t, size) * size, *below = plane + mirrored(y + t, size) * size;
-        for (int64_t i = 0; i < size; ++i) to[i] += tap[t] * (above[i] + below[i]);
-      }
-    }
-  }
-}
-
 void view(const Batch& b, int64_t i, std::vector<float>& turned, std::vector<float>& scratch) {
   const int64_t pixels = b.size * b.size;
   const uint8_t* image = b.images + i * 3 * b.height * b.width;
@@ -232,6 +157,22 @@ void view(const Batch& b, int64_t i, std::vector<float>& turned, std::vector<flo
 
 enum Problem { OK, SIZES, THREADS, POINTER, SCALE, BOX, DEGREES, ORDER, FACTORS, SIGMA, KERNEL, MEMORY };
 
+// Field whose values the message shows | message, for each `Problem`.
+const char* const MESSAGES[] = {
+    "|",
+    "size|the image or the view has no pixels or too many: size",
+    "threads|at least one thread is needed, not",
+    "|a tensor is missing",
+    "std|the mean or the standard deviation is not finite, or this is 0:",
+    "box|a box has no pixel or leaves its image: boxes",
+    "degrees|a rotation is not finite: degrees",
+    "order|an order must be a permutation of 0 to 3: orders",
+    "factors|a colour's factor is not finite: factors",
+    "sigma|a blur's sigma is not finite and positive: sigmas",
+    "blur_kernel|the blur's kernel is not odd and smaller than twice the view:",
+    "memory|there is not enough memory",
+};
+
 // By its bits: -ffinite-math-only makes std::isfinite say true of everything.
 bool finite(float x) {
   uint32_t bits;
@@ -248,7 +189,7 @@ bool is_order(const int64_t* order) {
   return seen == 15;
 }
 
-// What is wrong with a batch; numbers that no step reads are not judged.
+// The first problem of a batch. Numbers that no step reads are not checked.
 Problem problem(const Batch* batch, int64_t threads) {
   if (!batch) return POINTER;
   const Batch& b = *batch;
@@ -280,7 +221,11 @@ Problem problem(const Batch* batch, int64_t threads) {
 
 }  // namespace
 
-// A `Problem`, for which native.py has words; nothing is rendered where an argument is wrong. No exception leaves.
+extern "C" const char* layout() noexcept { return LAYOUT; }
+
+extern "C" const char* message(int problem) noexcept { return MESSAGES[problem]; }
+
+// Returns a `Problem`. If an argument is wrong, nothing is rendered. No exception leaves.
 extern "C" int render(const Batch* batch, int64_t threads) noexcept {
   if (const Problem found = problem(batch, threads)) return found;
   std::atomic<int64_t> next{0};

@@ -1,6 +1,7 @@
-"""Data sets (`sets`), what is held out of them (`dataset`) and how batches reach the device (`loading`)."""
+"""Data sets (`sets`), their splits (`dataset`), image stores (`images`, `packed`) and batches (`loading`)."""
 
-from siamese.data.dataset import DataSet, Part, some_of
-from siamese.data.loading import Loader, choose_residence
+from siamese.data.dataset import DataSet, Split, some_of
+from siamese.data.images import ImageFiles, ImageStore, TensorImages
+from siamese.data.loading import Loader, LoaderConfig
 
-__all__ = ["DataSet", "Loader", "Part", "choose_residence", "some_of"]
+__all__ = ["DataSet", "ImageFiles", "ImageStore", "Loader", "LoaderConfig", "Split", "TensorImages", "some_of"]

@@ -1,10 +1,10 @@
-"""How batches of uint8 images reach the device: out of a resident tensor, or out of worker processes."""
+"""Batches of uint8 images on the device: from a resident tensor, from memory, or from worker processes."""
 
 import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,65 +12,56 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from siamese.data.dataset import Part
-from siamese.data.images import decode
-from siamese.data.packed import Packed
-from siamese.distributed import rank, world_size
+from siamese.data.dataset import Split
+from siamese.data.images import ImageBatch, ImageStore
+from siamese.distributed import rank, union, world_size
 from siamese.errors import UserError
 
+Batch = tuple[Tensor, Tensor, Tensor | None]
 
-class Files(Dataset[tuple[Tensor, int, float, str]]):
-    """Decoded image files: (image, label, aspect, error). An unreadable file gives a neighbour's image
-    with the label -1, and its own path and reason as error."""
 
-    def __init__(self, part: Part):
-        assert isinstance(part.images, list)
-        self.part, self.files = part, part.images
+class StoreDataset(Dataset[ImageBatch]):
+    """A store for torch's DataLoader, which asks for a whole batch at once."""
+
+    def __init__(self, store: ImageStore):
+        self.store = store
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.store)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, float, str]:
-        error = ""
-        for step in range(len(self.files)):
-            at = (index + step) % len(self.files)
-            try:
-                image, aspect = decode(self.files[at], self.part.size)
-            except Exception as reason:  # Pillow has many words for a damaged file
-                error = error or f"{self.files[at]}\t{reason}"
-                continue
-            return image, -1 if error else int(self.part.labels[at]), aspect, error
-        raise UserError("data.path", f"none of its {len(self.files)} images can be read ({error})", "check the files")
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ImageBatch]:
+        """Indices (B,) and their images."""
+        index = torch.tensor(indices)
+        return index, self.store.read(index)
 
 
-def _collate(samples: list[tuple[Tensor, int, float, str]]) -> tuple[Tensor, Tensor, Tensor, list[str]]:
-    images, labels, aspects, errors = zip(*samples, strict=True)
-    return torch.stack(images), torch.tensor(labels), torch.tensor(aspects), [e for e in errors if e]
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 def _leave_signals_to_main(worker: int) -> None:
-    """A signal to all processes of a run ends it by its main process, which saves first. SIGTERM cannot be
-    ignored, since torch ends its workers by it; in a process group of their own a group's does not reach them."""
+    """The main process handles signals that are sent to all processes: it saves before it ends. SIGTERM cannot be
+    ignored, since torch ends its workers by it; in a process group of its own a worker does not receive a group's."""
     os.setpgid(0, 0)
     for signum in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
 
 
 class EpochSampler(Sampler[int]):
-    """This rank's share of the data in an order that follows from (seed, epoch).
+    """The indices of this rank, in an order that depends on (seed, epoch) alone.
 
-    All ranks draw the same permutation and take their part of each global batch, so that the batches of
-    all ranks together are those of a single process; what does not fill a global batch is left out, as
-    in every official pretraining code.
+    All ranks draw the same permutation and take their share of each global batch, so that the batches of all ranks
+    together are those of a single process. The incomplete last global batch is dropped, as in every official
+    pretraining code.
     """
 
     def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int = 0):
         self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
         self.epoch = 0
-        self.first = 0  # samples of the epoch that were used before an interruption
+        self.first = 0  # samples of the epoch that an interrupted run has used
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls it at the start of each epoch."""
+        """Called by Lightning at the start of each epoch."""
         self.epoch = epoch
 
     def order(self) -> Tensor:
@@ -92,149 +83,173 @@ class EpochSampler(Sampler[int]):
 
 
 class Loader:
-    """Batches (images (B, 3, H, W) uint8, labels (B,), aspects (B,) on the host or None) of a part.
+    """Batches (images (B, C, H, W) uint8, labels (B,), aspects (B,) on the host or None) of a split.
 
     Args:
-        part: the samples.
+        split: the samples.
         batch_size: of this process.
-        shuffle: a new order each epoch, incomplete batches dropped, and this rank's share only; False
-            gives every sample in order, the last batch shorter, on every rank.
-        resident: hold the images as one uint8 tensor on `device`, and take batches out of it there;
-            otherwise `workers` processes decode ahead.
+        shuffle: True gives a new order each epoch, this rank's share only, without the incomplete last batch; False
+            gives every sample in order on every rank, the last batch shorter.
+        resident: hold the images as one uint8 tensor on `device` and index batches there. Otherwise `workers`
+            processes decode ahead, or a thread reads ahead where nothing is decoded.
         seed: of the order.
+        epoch_batches: batches of an epoch; None for all. Fewer where gradient accumulation leaves some out.
+
+    Raises:
+        UserError: an image cannot be decoded and the store's `on_error` is ``stop``.
     """
 
     def __init__(
         self,
-        part: Part,
+        split: Split,
         batch_size: int,
         shuffle: bool,
         resident: bool,
         device: torch.device | str = "cpu",
         workers: int = 0,
         seed: int = 0,
+        epoch_batches: int | None = None,
     ):
-        self.part, self.batch_size, self.device = part, batch_size, torch.device(device)
-        self.sampler = EpochSampler(len(part), batch_size, shuffle, seed)
-        self.batches = 0  # given out in this epoch
-        self.epoch_batches = len(self)  # fewer where gradient accumulation leaves some out
-        self.resume_at = 0  # how many of them the next iteration leaves out
+        self.store, self.labels = split.images, split.labels
+        self.batch_size, self.device, self.workers = batch_size, torch.device(device), workers
+        self.sampler = EpochSampler(len(split), batch_size, shuffle, seed)
+        self.batches = 0  # batches of this epoch that were given out
+        self.epoch_batches = len(self) if epoch_batches is None else epoch_batches
+        self.resume_at = 0  # batches that the next iteration skips
         self.skipped: set[str] = set()  # unreadable files met so far
         self.loader: DataLoader[Any] | None = None
-        self.aspects: Tensor | None = None
-        self.images: Tensor | Packed
-        if isinstance(part.images, Packed):
-            self._report(part.images.store.errors)
-            self.aspects = part.images.aspects
-            part = replace(part, labels=torch.where(part.images.unreadable, -1, part.labels))
-            self.part = part
+        self.held: Tensor | None = None  # the resident images
+        self.aspects: Tensor | None = None  # of the resident images
+        self._report(self.store.prepare())
         if resident:
-            self.images, self.labels = self._load(workers)
-        elif isinstance(part.images, list):
-            self.loader = DataLoader(
-                Files(part),
-                batch_size,
-                sampler=self.sampler,
-                num_workers=workers,
-                collate_fn=_collate,
-                drop_last=shuffle,
-                pin_memory=self.device.type == "cuda",
-                persistent_workers=workers > 0,
-                worker_init_fn=_leave_signals_to_main,
-                generator=torch.Generator(),  # its draws are none of the run's
-            )
-        else:
-            self.images, self.labels = part.images, part.labels
+            whole = self.store.read_all(max(1, workers))
+            self._report(whole.errors)
+            labels = _known(self.labels, whole)
+            self.held, self.labels = whole.images.to(self.device), labels.to(self.device)
+            self.aspects = whole.aspects
+        elif self.store.decodes:
+            self.loader = self._workers(shuffle)
+
+    def _workers(self, shuffle: bool) -> DataLoader[Any]:
+        return DataLoader(
+            StoreDataset(self.store),
+            self.batch_size,
+            sampler=self.sampler,
+            num_workers=self.workers,
+            collate_fn=_unchanged,
+            drop_last=shuffle,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=self.workers > 0,
+            worker_init_fn=_leave_signals_to_main,
+            generator=torch.Generator(),  # its random numbers are not the run's
+        )
 
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.batch_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """The place within the epoch, and the files left out so far; Lightning keeps it in the checkpoint."""
+        """The position within the epoch and the skipped files. Lightning keeps it in the checkpoint."""
         return {"batches": self.batches % max(1, self.epoch_batches), "skipped": sorted(self.skipped)}
 
+    def share_skipped(self, device: torch.device) -> None:
+        """Make `skipped` the files of all ranks. Every rank must call it; it waits for the device."""
+        self.skipped = union(self.skipped, device)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at that place at the next iteration."""
+        """Continue at that position at the next iteration."""
         self.resume_at = state["batches"]
         self.skipped |= set(state["skipped"])
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def __iter__(self) -> Iterator[Batch]:
         self.batches, self.resume_at = self.resume_at, 0
         self.sampler.first = self.batches * self.batch_size
         for batch in self._batches():
             self.batches += 1
             yield batch
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    def _batches(self) -> Iterator[Batch]:
         if self.loader is not None:
-            for images, labels, aspects, errors in self.loader:
-                self._report(errors)
-                yield images, labels, aspects
+            for index, batch in self.loader:
+                yield self._ready(index, batch)
             return
         order = self.sampler.order()[self.sampler.first :]
-        if isinstance(self.images, Packed):
-            yield from self._read_ahead(order.split(self.batch_size))
+        indices = order.split(self.batch_size)
+        if self.held is None:
+            yield from self._read_ahead(indices)
             return
-        on_device = order.to(self.images.device).split(self.batch_size)
-        for index, there in zip(order.split(self.batch_size), on_device, strict=True):
-            yield self.images[there], self.labels[there], None if self.aspects is None else self.aspects[index]
+        on_device = order.to(self.device).split(self.batch_size)
+        for index, there in zip(indices, on_device, strict=True):
+            yield self.held[there], self.labels[there], None if self.aspects is None else self.aspects[index]
 
-    def _read_ahead(self, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Batches of a packed file; a thread reads the next one meanwhile."""
+    def _read_ahead(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
+        """Batches of a store that need no decoding; a thread reads the next one meanwhile."""
 
-        def read(index: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-            images = self.images[index]
-            if self.device.type == "cuda":
-                images = images.pin_memory()
-            return images, self.labels[index], None if self.aspects is None else self.aspects[index]
+        def read(index: Tensor) -> ImageBatch:
+            batch = self.store.read(index)
+            return batch.pin_memory() if self.device.type == "cuda" else batch
 
         with ThreadPoolExecutor(1) as pool:
             ahead = None
-            for index in batches:
-                ready, ahead = ahead, pool.submit(read, index)
+            for index in indices:
+                ready, ahead = ahead, (index, pool.submit(read, index))
                 if ready is not None:
-                    yield ready.result()
+                    yield self._ready(ready[0], ready[1].result())
             if ahead is not None:
-                yield ahead.result()
+                yield self._ready(ahead[0], ahead[1].result())
 
-    def _load(self, workers: int) -> tuple[Tensor, Tensor]:
-        images, labels = self.part.images, self.part.labels
-        if isinstance(images, list):
-            files = Files(self.part)
-            with ThreadPoolExecutor(max(1, workers)) as pool:  # decoding leaves Python's lock
-                images, labels, self.aspects, errors = _collate(list(pool.map(files.__getitem__, range(len(files)))))
-            self._report(errors)
-        elif isinstance(images, Packed):
-            images = images[torch.arange(len(images))]
-        return images.to(self.device), labels.to(self.device)
+    def _ready(self, index: Tensor, batch: ImageBatch) -> Batch:
+        self._report(batch.errors)
+        labels = _known(self.labels[index], batch)
+        return batch.images, labels.pin_memory() if self.device.type == "cuda" else labels, batch.aspects
 
-    def _report(self, errors: list[str]) -> None:
+    def _report(self, errors: Sequence[str]) -> None:
         for path, reason in (error.split("\t", 1) for error in errors):
-            if self.part.on_error == "stop":
+            if self.store.on_error == "stop":
                 raise UserError(
                     f"data.path: {path}", f"cannot be decoded ({reason})", "remove it, or set data.on_error=skip"
                 )
             self.skipped.add(path)
 
 
-def choose_residence(part: Part, resident: str | bool, limit_mb: int, device: torch.device | str) -> tuple[bool, str]:
-    """Resident on the device or streamed, and a line that says so and why.
+def _known(labels: Tensor, batch: ImageBatch) -> Tensor:
+    """The labels of a batch, -1 where a neighbour's image takes the place of an unreadable file."""
+    return labels if batch.unreadable is None else torch.where(batch.unreadable, -1, labels)
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How the batches of a run are made (`conf/data`).
 
     Args:
-        resident: ``auto`` decides by size, true and false are taken as they are.
-        limit_mb: the largest set that ``auto`` keeps resident, in MB (10^6 bytes).
+        resident: ``auto`` decides by size; true and false are taken as they are.
+        resident_mb: the largest set that ``auto`` keeps resident, in MB (10^6 bytes).
+        workers: processes that decode.
+        device: of the resident images.
+        seed: of the order.
     """
-    megabytes = part.nbytes / 1e6
-    chosen = megabytes <= limit_mb if resident == "auto" else bool(resident)
-    why = (
-        f"{'<=' if chosen else '>'} data.resident_mb={limit_mb}"
-        if resident == "auto"
-        else f"data.resident={resident}".lower()
-    )
-    streamed = "in main memory, batches copied over"
-    if isinstance(part.images, list):
-        streamed = "streamed by a DataLoader"
-    elif isinstance(part.images, Packed):
-        streamed = f"read from {part.images.store.where}"
-    place = f"resident on {device}, no worker processes" if chosen else streamed
-    return chosen, f"{len(part):,} images, {megabytes:,.1f} MB as uint8: {place} ({why})"
+
+    resident: str | bool
+    resident_mb: float
+    workers: int
+    device: torch.device
+    seed: int
+
+    def loader(
+        self, split: Split, batch_size: int, shuffle: bool, seed: int | None = None, epoch_batches: int | None = None
+    ) -> Loader:
+        """A `Loader` of a split; `seed` None is the run's."""
+        resident, seed = self.keeps_resident(split), self.seed if seed is None else seed
+        return Loader(split, batch_size, shuffle, resident, self.device, self.workers, seed, epoch_batches)
+
+    def keeps_resident(self, split: Split) -> bool:
+        """Whether the images lie on the device; otherwise they are streamed."""
+        return split.images.nbytes / 1e6 <= self.resident_mb if self.resident == "auto" else bool(self.resident)
+
+    def describe(self, split: Split) -> str:
+        """One line: resident or streamed, and why."""
+        megabytes, resident = split.images.nbytes / 1e6, self.keeps_resident(split)
+        why = f"data.resident={self.resident}".lower()
+        if self.resident == "auto":
+            why = f"{'<=' if resident else '>'} data.resident_mb={self.resident_mb}"
+        place = f"resident on {self.device}, no worker processes" if resident else split.images.place
+        return f"{len(split):,} images, {megabytes:,.1f} MB as uint8: {place} ({why})"

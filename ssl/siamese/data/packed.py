@@ -1,7 +1,6 @@
-"""A packed cache of image files: decoded once into one file of uint8 squares, mapped into memory afterwards."""
+"""Packed images: image files decoded once into one file of uint8 squares, mapped into memory afterwards."""
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -9,83 +8,95 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
 
-from siamese.data.images import digest_of_files
-from siamese.errors import Stopped, UserError
-from siamese.memory import reserve
-from siamese.run import unfinished
+from siamese.data.images import ImageBatch, ImageStore, decode, digest_of_files
+from siamese.errors import RunAborted, UserError
+from siamese.files import NO_ROOM, make_temp_dir, reserve
 
 Decode = Callable[[Path, int], tuple[Tensor, float]]
 
 
-@dataclass
-class Packed:
-    """Some images of a packed file; indexing by a tensor (B,) gives (B, 3, size, size) uint8 in memory.
+class PackedImages(ImageStore):
+    """Some rows of a packed file, which is written at the first use.
 
     Args:
-        store: the file, which is made at the first use.
-        index: (N,) rows of the file.
+        file: the packed file.
+        rows: (N,) its rows.
     """
 
-    store: "Store"
-    index: Tensor
-    device = torch.device("cpu")
+    channels = 3
+
+    def __init__(self, file: "PackedFile", rows: Tensor):
+        self.file, self.rows = file, rows
+        self.sizes, self.on_error = (file.size, file.size), file.on_error
+
+    @classmethod
+    def of(cls, folder: Path, files: Sequence[Path], size: int, on_error: str) -> "PackedImages":
+        """All of `files`, packed in `folder`."""
+        return cls(PackedFile(folder, files, size, on_error, decode), torch.arange(len(files)))
+
+    @property
+    def place(self) -> str:  # type: ignore[override]
+        return f"read from {self.file.where}"
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.rows)
 
-    def __getitem__(self, index: Tensor) -> Tensor:
-        return self.store.pixels.index_select(0, self.index[index])
+    def prepare(self) -> tuple[str, ...]:
+        """Pack the files if no run has done so. Returns the errors of all files in the packed file."""
+        return tuple(self.file.errors)
 
-    def subset(self, index: Tensor) -> "Packed":
-        """The images at `index`."""
-        return Packed(self.store, self.index[index])
+    def read(self, indices: Tensor, threads: int = 1) -> ImageBatch:
+        rows = self.rows[indices]
+        images = self.file.pixels.index_select(0, rows)
+        return ImageBatch(images, self.file.aspects[rows], self.file.unreadable[rows])
 
-    def plus(self, other: "Packed") -> "Packed":
-        """Both, one after the other. Different files become one in which the second follows the first."""
-        if other.store is self.store:
-            return Packed(self.store, torch.cat([self.index, other.index]))
-        files = [*(self.store.files[i] for i in self.index), *(other.store.files[i] for i in other.index)]
-        both = Store(self.store.where.parent, files, self.store.size, self.store.on_error, self.store.decode)
-        return Packed(both, torch.arange(len(files)))
+    def subset(self, indices: Tensor) -> "PackedImages":
+        return PackedImages(self.file, self.rows[indices])
 
-    @property
-    def aspects(self) -> Tensor:
-        """(N,) width / height of the original files."""
-        return self.store.aspects[self.index]
+    def concat(self, other: "PackedImages") -> "PackedImages":
+        """Both. If they lie in different packed files, a third one holds both."""
+        if other.file is self.file:
+            return PackedImages(self.file, torch.cat([self.rows, other.rows]))
+        file, files = self.file, self.names() + other.names()
+        both = PackedFile(file.where.parent, files, file.size, file.on_error, file.decode)
+        return PackedImages(both, torch.arange(len(files)))
 
-    @property
-    def unreadable(self) -> Tensor:
-        """(N,) bool: files that could not be decoded; a neighbour's image stands in their place."""
-        return self.store.unreadable[self.index]
+    def update_digest(self, digest: Any) -> None:
+        digest.update(self.file.key.encode())
+        digest.update(self.rows.numpy().data)
+
+    def names(self) -> list[Path]:
+        return [self.file.files[i] for i in self.rows]
 
 
-class Store:
-    """`folder`/<key>: x.npy (N, 3, size, size) uint8, aspects.npy, meta.json. The key follows from the real path of
-    the files' common folder, every file's name in it, size and time of change, a sample of their contents, and `size`.
-    What is opened must be what was written: shapes, and the digest of a sample of the squares.
+class PackedFile:
+    """`folder`/<key>/: x.npy (N, 3, size, size) uint8, aspects.npy, meta.json.
+
+    The key is a digest of the real path of the files' common folder, of each file's name in it, size and modification
+    time, of a sample of the contents, and of `size`. When the file is opened, shapes and the digest of a sample of the
+    squares are checked.
 
     Args:
-        folder: of all packed files.
-        files: what is packed, in this order.
-        size: side of the squares.
+        folder: holds all packed files.
+        files: the images, in this order.
+        size: side of the squares, pixels.
         on_error: ``stop`` or ``skip``.
-        decode: a file to its square and aspect.
+        decode: an image file to its square and aspect.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path], size: int, on_error: str, decode: Decode):
         self.files, self.size, self.on_error, self.decode = files, size, on_error, decode
         root = Path(os.path.commonpath([str(f.parent) for f in files]))
-        about = (
-            f"2 {size} {os.path.realpath(root)} {digest_of_files(files, root)}"  # 2: how squares are made and stored
-        )
+        # 2 is the version of the layout and of the decoding.
+        about = f"2 {size} {os.path.realpath(root)} {digest_of_files(files, root)}"
         self.key = hashlib.blake2b(about.encode(errors="surrogateescape"), digest_size=16).hexdigest()
         self.where = folder / self.key
         self.opened: tuple[Tensor, Tensor, dict[str, str]] | None = None
@@ -96,17 +107,19 @@ class Store:
 
     @property
     def aspects(self) -> Tensor:
+        """(N,) width / height of the original files."""
         return self._open()[1]
 
     @property
     def unreadable(self) -> Tensor:
+        """(N,) bool: files that could not be decoded; the next readable image takes their place."""
         out = torch.zeros(len(self.files), dtype=torch.bool)
         out[[int(i) for i in self._open()[2]]] = True
         return out
 
     @property
     def errors(self) -> list[str]:
-        """Path and reason of each file that could not be decoded, a tab between them."""
+        """Path and reason, separated by a tab, of each file that could not be decoded."""
         return [f"{self.files[int(i)]}\t{reason}" for i, reason in self._open()[2].items()]
 
     def _open(self) -> tuple[Tensor, Tensor, dict[str, str]]:
@@ -119,8 +132,8 @@ class Store:
                             self._build()
             except OSError as error:
                 where = self.where.parent
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise Stopped(f"data.packed={where}: cannot be written ({error}); make room") from error
+                if error.errno in NO_ROOM:
+                    raise RunAborted(f"data.packed={where}: cannot be written ({error}); make room") from error
                 raise UserError(
                     f"data.packed={where}", f"cannot be written ({error})", "give another folder"
                 ) from error
@@ -146,7 +159,7 @@ class Store:
         return torch.from_numpy(pixels), torch.from_numpy(aspects), errors
 
     def _build(self) -> None:
-        temporary = unfinished(self.where)
+        temporary = make_temp_dir(self.where)
         try:
             count = len(self.files)
             pixels = np.lib.format.open_memmap(temporary / "x.npy", "w+", np.uint8, (count, 3, self.size, self.size))
@@ -158,10 +171,10 @@ class Store:
                 try:
                     square, aspects[i] = self.decode(self.files[i], self.size)
                     pixels[i] = square.numpy()
-                except Exception as reason:  # Pillow has many words for a damaged file
+                except Exception as reason:  # Pillow raises many kinds for a damaged file
                     errors[i] = str(reason)
 
-            with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
+            with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases Python's lock
                 for _ in track(pool.map(one, range(count)), "packing images", count, transient=True):
                     if errors and self.on_error == "stop":
                         pool.shutdown(cancel_futures=True)
@@ -175,8 +188,8 @@ class Store:
             readable = np.array([i not in errors for i in range(count)])
             if not readable.any():
                 raise UserError("data.path", "no image can be read", "check that they are images")
-            for i in errors:  # the next readable one, as when files are streamed
-                pixels[i] = pixels[(i + int(np.roll(readable, -i).argmax())) % count]
+            for i in errors:  # as `ImageFiles.read` does
+                pixels[i] = pixels[(i + int(np.argmax(np.roll(readable, -i)))) % count]
             pixels.flush()
             np.save(temporary / "aspects.npy", aspects)
             meta = {"errors": {str(i): errors[i] for i in sorted(errors)}, "digest": _sampled(pixels, aspects)}
@@ -187,7 +200,7 @@ class Store:
 
 
 def _sampled(pixels: np.ndarray, aspects: np.ndarray) -> str:
-    """A digest of at most 256 squares, evenly chosen, and of all aspects."""
+    """A digest of at most 256 evenly chosen squares and of all aspects."""
     chosen = np.linspace(0, len(pixels) - 1, min(len(pixels), 256), dtype=int)
     digest = hashlib.blake2b(np.ascontiguousarray(pixels[chosen]).data, digest_size=16)
     digest.update(f"{aspects.dtype}".encode() + np.ascontiguousarray(aspects).tobytes())
@@ -196,13 +209,13 @@ def _sampled(pixels: np.ndarray, aspects: np.ndarray) -> str:
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Of several processes one goes on, the others wait. The file goes with the last one."""
+    """An exclusive lock between processes on `file`, which the last holder removes."""
     while True:
         with file.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 if not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
-                    continue  # whoever had it took the file away meanwhile
+                    continue  # the previous holder has removed the file
             except FileNotFoundError:
                 continue
             try:

@@ -1,7 +1,7 @@
 """Data sets: uint8 images with labels.
 
-Each function below is a choice of ``data=`` (conf/data). It returns the training part as published and
-the test part; `DataSet` holds the validation part out of the training labels.
+Each function below is an option of ``data=`` (conf/data). `DataSet` holds the validation split out of the training
+labels.
 """
 
 import importlib.util
@@ -15,20 +15,20 @@ import torch
 import torchvision
 from torch import Tensor
 
-from siamese.data.dataset import DataSet, Part, SplitSettings, check_parts, stratified
-from siamese.data.images import IMAGE_SUFFIXES, decode, listing, unreadable
-from siamese.data.packed import Packed, Store
+from siamese.data.dataset import DataSet, Split, SplitSettings, check_splits, stratified
+from siamese.data.images import IMAGE_SUFFIXES, ImageFiles, TensorImages, listing, unreadable
+from siamese.data.packed import PackedImages
 from siamese.errors import UserError
 from siamese.paths import expand_path
 from siamese.schema.types import Like, Name, PathText, Pixels, ProperShare, Seed
 
 MOST_CLASSES = 1_000_000
-Split = Annotated[Any, Like(SplitSettings)]
+SplitKeys = Annotated[Any, Like(SplitSettings)]
 
 
 def three_channels(images: Any, channels_first: bool = False) -> Tensor:
-    """(N, H, W) or (N, H, W, C) uint8, or (N, C, H, W) with `channels_first`, C being 1 or 3, to (N, 3, H, W). Grey
-    images become colour here and nowhere else."""
+    """(N, H, W) or (N, H, W, C) uint8, or (N, C, H, W) with `channels_first`, C being 1 or 3, to (N, 3, H, W).
+    Grey images become colour here and nowhere else."""
     x = torch.as_tensor(np.ascontiguousarray(images))
     if x.ndim == 3:
         x = x.unsqueeze(1)
@@ -37,19 +37,19 @@ def three_channels(images: Any, channels_first: bool = False) -> Tensor:
     return x.expand(-1, 3, -1, -1).contiguous()
 
 
-def digits(name: Name, test_fraction: ProperShare, test_seed: Seed, **split: Split) -> DataSet:
+def digits(name: Name, test_fraction: ProperShare, test_seed: Seed, **split: SplitKeys) -> DataSet:
     """scikit-learn's handwritten digits: 1,797 images of 8x8 grey pixels (values 0 to 16), ten classes,
-    with a stratified test part."""
+    with a stratified test split."""
     # scikit-learn's own file, read without importing scikit-learn, which takes two seconds.
     (package,) = importlib.util.find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr, misc]
     table = np.loadtxt(Path(package) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     images = three_channels(np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8))
     labels = torch.as_tensor(table[:, -1], dtype=torch.int64)
     test = stratified(labels, test_fraction, test_seed)
-    train, held_out = (Part(images[mask], labels[mask]) for mask in (~test, test))
+    train, held_out = (Split(TensorImages(images[mask]), labels[mask]) for mask in (~test, test))
     if len(held_out.labels.unique()) < 10 or len(train.labels.unique()) < 10:
         raise UserError(
-            f"data.test_fraction={test_fraction:g}", "leaves a part without images of every class", "try 0.2"
+            f"data.test_fraction={test_fraction:g}", "leaves a split without images of some class", "try 0.2"
         )
     return DataSet(name, train, held_out, [str(i) for i in range(10)], **split)
 
@@ -61,15 +61,15 @@ def torchvision_set(
     download: bool,
     train: dict[str, bool | str],
     test: dict[str, bool | str],
-    **split: Split,
+    **split: SplitKeys,
 ) -> DataSet:
     """One of torchvision's in-memory data sets.
 
     Args:
-        source: its class in torchvision.datasets.
-        path: the folder that holds it, or receives it.
-        download: fetch it if it is not there.
-        train, test: the arguments that name the parts.
+        source: the class in torchvision.datasets.
+        path: the folder that holds the data set, or receives it.
+        download: download the data set if it is missing.
+        train, test: the arguments that select the splits.
     """
     parts = []
     for arguments in (train, test):
@@ -82,19 +82,19 @@ def torchvision_set(
             ) from error
         labels = data.targets if hasattr(data, "targets") else data.labels
         images = three_channels(data.data, channels_first=source == "STL10")
-        parts.append(Part(images, torch.as_tensor(labels, dtype=torch.int64)))
+        parts.append(Split(TensorImages(images), torch.as_tensor(labels, dtype=torch.int64)))
     return DataSet(name, parts[0], parts[1], [str(c) for c in data.classes], **split)
 
 
-def npz(name: Name, path: PathText | None, **split: Split) -> DataSet:
+def npz(name: Name, path: PathText | None, **split: SplitKeys) -> DataSet:
     """One file in MedMNIST's key layout: `train_images` (uint8; N, H, W or N, H, W, C with C 1 or 3), `train_labels`
-    (N or N, 1; whole numbers, -1 is unknown), optional `val_*`, `test_images`, `test_labels`. Classes are the labels
-    that the training part has."""
+    (N or N, 1; whole numbers, -1 is unknown), optional `val_*`, `test_images`, `test_labels`. The classes are the
+    labels of the training split."""
     file = _existing(path)
     try:
         with np.load(file, allow_pickle=False) as arrays:
             held = {key: arrays[key] for key in arrays.files}
-    except Exception as error:  # numpy and zip have many words for a damaged file
+    except Exception as error:  # numpy and zip raise many kinds for a damaged file
         raise UserError(
             f"data.path={file}", f"is not a readable .npz file ({error})", "write it with numpy.savez"
         ) from error
@@ -112,11 +112,11 @@ def npz(name: Name, path: PathText | None, **split: Split) -> DataSet:
             )
         if labels is None and part != "train":
             raise UserError(
-                f"data.path={file}", f"{part}_images without {part}_labels", "add the labels, or drop the part"
+                f"data.path={file}", f"{part}_images without {part}_labels", "add the labels, or remove these images"
             )
         if labels is None:
             labels = np.full(len(images), -1)
-        parts[part] = Part(three_channels(images), _labels(file, part, labels, len(images)))
+        parts[part] = Split(TensorImages(three_channels(images)), _labels(file, part, labels, len(images)))
     if "train" not in parts:
         raise UserError(f"data.path={file}", f"no key train_images among {sorted(held)}", "use MedMNIST's key layout")
     known = parts["train"].labels[parts["train"].labels >= 0].unique()
@@ -125,7 +125,7 @@ def npz(name: Name, path: PathText | None, **split: Split) -> DataSet:
         missing = sorted(set(range(int(known.max()) + 1)) - set(known.tolist()))
         told = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
         notes = (f"{len(missing)} labels below {int(known.max())} have no training image and are no class: {told}",)
-        check_parts(name, parts["train"], {"validation": parts.get("val"), "test": parts.get("test")})
+        check_splits(name, parts["train"], {"validation": parts.get("val"), "test": parts.get("test")})
         for one in parts.values():
             one.labels = torch.where(one.labels < 0, -1, torch.searchsorted(known, one.labels))
     classes = [str(i) for i in known.tolist()]
@@ -133,10 +133,10 @@ def npz(name: Name, path: PathText | None, **split: Split) -> DataSet:
 
 
 def _labels(file: Path, part: str, labels: Any, count: int) -> Tensor:
-    """(count,) int64.
+    """Labels as (count,) int64.
 
     Raises:
-        UserError: other than whole numbers from -1 to MOST_CLASSES - 1, or another count; names the first one.
+        UserError: a label is not a whole number from -1 to MOST_CLASSES - 1, or the count differs.
     """
     key = f"{part}_labels"
     if labels.dtype.kind not in "iufb":
@@ -164,17 +164,17 @@ def folder(
     on_error: Literal["stop", "skip"],
     test_path: PathText | None = None,
     packed: PathText | None = None,
-    **split: Split,
+    **split: SplitKeys,
 ) -> DataSet:
     """A folder of image files: one folder a class, or a flat folder without labels.
 
     Args:
-        path: the folder. With `train` and, optionally, `val` and `test` folders inside, these are the parts.
-        size: side of the square to which an image is squeezed when it is decoded. The crops undo the squeeze.
-        on_error: ``stop`` or ``skip``, at a file that cannot be decoded.
-        test_path: a folder with the test part, of the same classes.
-        packed: a folder for packed files: the images of each part are decoded once, at the first run, and read
-            from there by all later ones.
+        path: the folder. If it holds a folder `train` and, optionally, `val` and `test`, these are the splits.
+        size: side of the square to which an image is squeezed when it is decoded, pixels. The crops undo the squeeze.
+        on_error: ``stop`` or ``skip`` at a file that cannot be decoded.
+        test_path: a folder with the test split, of the same classes.
+        packed: a folder for packed files: the first run decodes the images of each split once, all later runs read
+            the result.
     """
     root = _existing(path)
     if not root.is_dir():
@@ -189,28 +189,30 @@ def folder(
             f"data.path={root}", f"none of its {len(files)} images can be read; the first: {files[0].name}: {reason}",
             "check that they are images",
         )  # fmt: skip
-    train = Part(files, labels, size, on_error)
-    roots, parts = [("the training part", train_root)], {}
+    train = Split(ImageFiles(files, size, on_error), labels)
+    roots, splits = [("the training split", train_root)], {}
     for part, given in (("val", None), ("test", test_path)):
         where = _existing(given, "data.test_path") if given is not None else root / part
         if where.is_dir() and (given is not None or train_root != root):
-            parts[part] = _part(where, train_root, classes, replace(train, images=[], labels=labels[:0]))
+            found, part_labels = _part(where, train_root, classes)
+            splits[part] = Split(ImageFiles(found, size, on_error), part_labels)
             roots.append((f"data.test_path={given}" if given is not None else f"{root}/{part}", where))
         elif given is not None:
             raise UserError(f"data.test_path={given}", "is not a folder", "give the folder that holds the images")
     _apart(roots)
-    for one in parts.values():
-        _check_links(one, files)
+    for one in splits.values():
+        _check_links(one.images.names() or [], files)
     if packed is not None:
         where = expand_path(packed, "data.packed")
         if where.exists() and not where.is_dir():
             raise UserError(f"data.packed={packed}", "is a file", "give a folder")
-        train = _packed(where, train)
-        parts = {part: _packed(where, one) for part, one in parts.items()}
-    return DataSet(name, train, parts.get("test"), classes, val=parts.get("val"), **split)
+        pack = lambda s: replace(s, images=PackedImages.of(where, s.images.names(), size, on_error))  # noqa: E731
+        train, splits = pack(train), {part: pack(one) for part, one in splits.items()}
+    return DataSet(name, train, splits.get("test"), classes, val=splits.get("val"), **split)
 
 
-def _part(where: Path, train_root: Path, classes: list[str], like: Part) -> Part:
+def _part(where: Path, train_root: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
+    """Files and labels of a validation or test folder."""
     other_classes, files, labels = _listing(where)
     if other_classes != classes:
         odd = sorted(set(other_classes) ^ set(classes))
@@ -218,11 +220,11 @@ def _part(where: Path, train_root: Path, classes: list[str], like: Part) -> Part
             f"data.path={train_root}",
             f"{where} has {len(other_classes)} classes, {train_root} has {len(classes)} (not in both: "
             f"{', '.join(odd[:3]) or 'none'})",
-            "the folders of the parts must have the same names",
+            "the splits must have class folders of the same names",
         )
     if not files:
         raise UserError(f"data.path={where}", "holds no image", "put images there, or remove the folder")
-    return replace(like, images=files, labels=labels)
+    return files, labels
 
 
 def _listing(where: Path) -> tuple[list[str], list[Path], Tensor]:
@@ -233,32 +235,25 @@ def _listing(where: Path) -> tuple[list[str], list[Path], Tensor]:
 
 
 def _apart(roots: list[tuple[str, Path]]) -> None:
-    """Refuse parts that share images: figures of what was trained on say nothing."""
+    """Refuse splits that share images: a test on training images measures nothing."""
     real = [(told, Path(os.path.realpath(where))) for told, where in roots]
     for i, (told, where) in enumerate(real):
         for other_told, other in real[:i]:
             if where == other or where in other.parents or other in where.parents:
-                raise UserError(told, f"shares its images with {other_told} ({other})", "give folders apart")
+                raise UserError(told, f"shares its images with {other_told} ({other})", "give separate folders")
 
 
-def _check_links(part: Part, train: list[Path]) -> None:
-    """Refuse a part that holds links to training images. Without a link in it nothing is looked up."""
-    assert isinstance(part.images, list)
-    if not any(os.path.islink(file) for file in part.images):
+def _check_links(files: list[Path], train: list[Path]) -> None:
+    """Refuse a split that holds links to training images. Files are resolved only if one of them is a link."""
+    if not any(os.path.islink(file) for file in files):
         return
     known = {os.path.realpath(file) for file in train}
-    shared = [file for file in part.images if os.path.realpath(file) in known]
+    shared = [file for file in files if os.path.realpath(file) in known]
     if shared:
         raise UserError(
-            f"data.path={shared[0]}", f"is a training image too, and so are {len(shared) - 1} others of its part",
+            f"data.path={shared[0]}", f"is a training image too, and so are {len(shared) - 1} others of its split",
             "remove the links",
         )  # fmt: skip
-
-
-def _packed(where: Path, part: Part) -> Part:
-    assert isinstance(part.images, list)
-    store = Store(where, part.images, part.size, part.on_error, decode)
-    return replace(part, images=Packed(store, torch.arange(len(part))))
 
 
 def imagenet(
@@ -268,8 +263,8 @@ def imagenet(
     on_error: Literal["stop", "skip"],
     **rest: Annotated[Any, Like(folder)],
 ) -> DataSet:
-    """ImageNet as class folders `train` and `val`. Its 50,000 validation images are the test part, as in
-    every paper; the validation part is held out of the training labels."""
+    """ImageNet as class folders `train` and `val`. Its 50,000 validation images are the test split, as in every paper;
+    the validation split is held out of the training labels."""
     root = _existing(path)
     for part in ("train", "val"):
         if not (root / part).is_dir():

@@ -1,4 +1,4 @@
-"""Several evaluations side by side, and which differences exceed the seeds' spread."""
+"""Several evaluations side by side, and which differences exceed the spread over seeds."""
 
 import itertools
 import json
@@ -13,6 +13,7 @@ from siamese.errors import UserError
 from siamese.evaluation.statistics import exceeds, interval
 from siamese.paths import expand_path
 
+RENAMED = {"trust": "trust_coefficient"}  # of linear_crops, since 2026-11-24
 Values = dict[str, dict[str, list[float]]]  # group -> column -> a figure a run
 
 
@@ -71,7 +72,7 @@ def _check_settings(folders: Sequence[str], runs: list[dict[str, Any]]) -> None:
     """A figure is compared with one of the same protocol, settings and split."""
     seen: dict[tuple[str, str], tuple[Any, str]] = {}
     for folder, one in zip(folders, runs, strict=True):
-        about = {("protocol", p): found.get("settings") for p, found in one.get("protocols", {}).items()}
+        about = {("protocol", p): _comparable(found.get("settings")) for p, found in one.get("protocols", {}).items()}
         for what in ("split", "images", "classes"):
             about |= {(f"{what} of", d): found.get(what) for d, found in one["results"].items()}
         for key, value in about.items():
@@ -95,7 +96,7 @@ def _say(console: Console, a: str, b: str, column: str, x: list[float], y: list[
     points = 100 * (sum(x) / len(x) - sum(y) / len(y))
     verdict = exceeds(x, y)
     if verdict is None:
-        word = "cannot be judged: one seed tells no spread"
+        word = "cannot be judged: one seed has no spread"
     else:
         word = "exceeds the seeds' spread" if verdict else "lies within the seeds' spread"
     console.print(f"{column}: {a} - {b}: {points:+.2f} points, {word}", highlight=False, soft_wrap=True)
@@ -155,18 +156,23 @@ class _Run(pydantic.BaseModel):
 
 
 def figures(one: dict[str, Any]) -> dict[str, float]:
-    """The checkpoint's own top-1 figures: "data set protocol" -> fraction; of few labels the mean over their
-    choices."""
+    """The checkpoint's own top-1 figures: "data set protocol" -> fraction. A protocol with several (few labels) has
+    "data set share way" -> the mean over its choices."""
     out: dict[str, float] = {}
     for data, found in one["results"].items():
         for protocol, figure in found["rows"][one["method"]].items():
-            if protocol == "lowshot":
-                out |= {
-                    f"{data} {share} {way}": ways[way]["mean"]
-                    for share, ways in figure.items()
-                    for way in ("linear", "finetuned")
-                    if way in ways
-                }
-            elif "top1" in figure:
+            if "top1" in figure:
                 out[f"{data} {protocol}"] = figure["top1"]
+                continue
+            for share, ways in figure.items():
+                ways = ways.items() if isinstance(ways, dict) else ()
+                out |= {f"{data} {share} {way}": way_figures["mean"] for way, way_figures in ways
+                        if isinstance(way_figures, dict) and "mean" in way_figures}  # fmt: skip
     return out
+
+
+def _comparable(settings: Any) -> Any:
+    """Settings without `_target_`, under their present names: results of older versions hold both otherwise."""
+    if not isinstance(settings, dict):
+        return settings
+    return {RENAMED.get(k, k): _comparable(v) for k, v in settings.items() if k != "_target_"}

@@ -1,4 +1,4 @@
-"""Means over seeds, and which differences exceed their spread."""
+"""Means over seeds, and tests of differences."""
 
 import math
 import statistics
@@ -17,8 +17,8 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
 
 
 def exceeds(a: Sequence[float], b: Sequence[float]) -> bool | None:
-    """Does the difference of the means exceed the seeds' spread: Welch's t-test (unequal variances), two-sided,
-    at 5 %? None where one of them has a single seed."""
+    """Whether the difference of the means exceeds the spread over seeds: Welch's t-test (unequal variances),
+    two-sided, at 5 %. None if one of them has a single seed."""
     if len(a) < 2 or len(b) < 2:
         return None
     if statistics.pvariance(a) == statistics.pvariance(b) == 0:

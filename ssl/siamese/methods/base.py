@@ -1,4 +1,4 @@
-"""What all methods share: views from a batch, the optimiser, the target network's update."""
+"""The base class of all methods: views of a batch, optimiser, updates after a step."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -19,12 +19,12 @@ from siamese.schema.types import Name
 
 @dataclass
 class Batch:
-    """What a training step receives.
+    """The input of a training step.
 
     Args:
         views: each (B, 3, h, w) float, augmented and normalised.
-        labels: (B,) int64, -1 where unknown or held out. They reach monitors and `supervised`, never
-            the loss of a self-supervised method.
+        labels: (B,) int64, -1 where unknown or held out. Online evaluation and `supervised` use
+            them, the loss of a self-supervised method never.
     """
 
     views: list[Tensor]
@@ -35,7 +35,7 @@ class Method(pl.LightningModule, ABC):
     """A way to pretrain a backbone. A subclass builds its heads and writes `loss`.
 
     Args:
-        backbone: (B, 3, h, w) to (B, D), with ``.feature_dim``. It is what is kept, exported and probed.
+        backbone: (B, 3, h, w) to (B, D), with ``.feature_dim``. It is kept, exported and probed.
         name: as in `method=`, for reports.
         views: makes the views of a batch; not needed to call `loss`.
         optimizer: how to train; not needed to call `loss`.
@@ -62,23 +62,23 @@ class Method(pl.LightningModule, ABC):
         self.views = views
         self.optimizer_recipe = optimizer
         self.global_batch, self.steps_per_epoch = global_batch, steps_per_epoch
-        self.step_skipped = False  # set where an optimiser step was left out; `drop_step` follows
+        self.step_skipped = False  # an optimiser step was skipped; `drop_step` follows
         self.latest_loss: Tensor | None = None  # detached
-        self.projection: Tensor | None = None  # of the last step, detached: what the monitors watch
+        self.projection: Tensor | None = None  # of the last step, detached; monitored
 
     @abstractmethod
     def loss(self, views: list[Tensor]) -> Tensor:
         """Views, each (B, 3, h, w), to a scalar. Reads like the paper's pseudocode."""
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Groups of trainable parameters; ``fixed_lr=True`` keeps a group off the schedule's decay."""
+        """Groups of trainable parameters; ``fixed_lr=True`` excludes a group from the schedule's decay."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def after_step(self, step: int, total_steps: int) -> None:
         """After each optimiser step, with the new weights: targets, queues. `step` counts from 0."""
 
     def drop_step(self) -> None:
-        """Instead of `after_step`, where an optimiser step was left out."""
+        """Called in place of `after_step` when an optimiser step was skipped."""
 
     def check(self, global_batch: int, micro_batch: int) -> None:
         """Refuse a combination of settings that cannot work, before the training starts.
@@ -88,16 +88,16 @@ class Method(pl.LightningModule, ABC):
             micro_batch: images that a device sees at once.
         """
 
-    # Lightning's hooks. Nothing below asks the device for a number.
+    # Lightning's hooks. Nothing below synchronises with the device.
 
     def setup(self, stage: str) -> None:
         if self.views is not None:
             self.views.start(rank())
-        if rank():  # dropout and the like; the weights are made, from the same seed on every rank
+        if rank():  # for dropout; the weights exist already, from the same seed on every rank
             torch.manual_seed(torch.initial_seed() + rank())
 
     def compile_networks(self) -> None:
-        """Every network of the method through torch.compile, in place: state dict and hooks stay as they are."""
+        """Compile every network of the method in place; state dict and hooks do not change."""
         for name, child in self.named_children():
             if name != "views":
                 child.compile()
@@ -130,7 +130,7 @@ class Method(pl.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        # A checkpoint brings the rate that its own length had for the next step; `epochs` may have grown since.
+        # The checkpoint's rate for the next step follows its own number of epochs, which may have grown since.
         schedule = self.lr_schedulers()
         if isinstance(schedule, LambdaLR):
             bases = zip(schedule.base_lrs, schedule.lr_lambdas, schedule.optimizer.param_groups, strict=True)
@@ -138,8 +138,7 @@ class Method(pl.LightningModule, ABC):
                 group["lr"] = base * factor(schedule.last_epoch)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        # Called once an optimiser step, unlike on_train_batch_end, which gradient accumulation calls
-        # once a micro-batch.
+        # Called once per optimiser step; on_train_batch_end is called once per micro-batch.
         step = self.global_step
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.step_skipped:

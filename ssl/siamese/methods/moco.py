@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siamese.backbones import Backbone
-from siamese.distributed import SplitBatchNorm, convert_batchnorm, gather, shuffle, unshuffle, world_size
+from siamese.batchnorm import SplitBatchNorm, convert_batchnorm
+from siamese.distributed import gather, shuffle, unshuffle, world_size
 from siamese.errors import UserError
 from siamese.losses import full_precision, info_nce_queue
 from siamese.methods.base import Method, frozen_copy
@@ -29,8 +30,8 @@ class MoCo(Method):
         queue_size: K keys; a multiple of the keys of a step, so that none is lost at the wrap.
         symmetric: the sum of both directions, and the keys of both views enter the queue, as in the official
             CIFAR-10 notebook; the papers have the first direction alone.
-        bn_splits: on each device, BatchNorm over that many parts of the batch apart, with the keys' samples
-            shuffled among them: what so many more devices would do.
+        bn_splits: on each device, BatchNorm over this many parts of the batch separately, with the keys' samples
+            shuffled among them, as that many devices would do.
 
     The key encoder moves after the optimiser step and the keys enter the queue then: at each key forward
     both equal the official code, which does it at the start and at the end of the forward pass.

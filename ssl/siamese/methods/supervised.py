@@ -12,7 +12,7 @@ from siamese.methods.base import Batch, Method
 
 
 class Supervised(Method):
-    """Cross entropy on every view. Trains on the labelled images only, without the validation part.
+    """Cross entropy on every view. Trains on the labelled images only, without the validation split.
 
     Args:
         num_classes: of the data set.

@@ -1,7 +1,8 @@
-"""Which keys a config may hold and which values they may have: checked before anything is built or written.
+"""The keys and values that a config may have. They are checked before anything is built or written.
 
-`types` has the types of values, `check` holds a node against the signature of what it names, `groups` has the nodes
-without a class of their own, `files` reads the config of a checkpoint that may be a stranger's.
+`types` has the types of values. `check` compares a node with the signature of the class that it names. `groups` has the
+nodes without a class. `saved` reads the config of a checkpoint, which may come from a stranger. `messages` explains
+errors of Hydra.
 """
 
 from siamese.schema.groups import check_eval, check_train

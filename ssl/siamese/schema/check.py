@@ -1,4 +1,4 @@
-"""Nodes of a config against the signatures of what they name; mistakes in words."""
+"""Check nodes of a config against the signatures of the classes that they name."""
 
 import functools
 import importlib
@@ -15,12 +15,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from siamese.errors import UserError
 from siamese.schema.types import Built, Group, Like, Says
 
-REST = "**"  # in `arguments`: any further name is taken
+REST = "**"  # in `arguments`: any further name is accepted
 T = TypeVar("T")
 
 
 def check_group(key: str, values: Any, group: type[Group]) -> None:
-    """Check a node without `_target_`, and all within it.
+    """Check a node without `_target_`, and the nodes within it.
 
     Args:
         key: dotted name of the node, "" at the top.
@@ -34,13 +34,15 @@ def check_group(key: str, values: Any, group: type[Group]) -> None:
     for name in kinds:
         if name not in values:
             raise UserError(joined(key, name), "is missing", f"give {wanted(kinds[name])}")
+    if group.rest is not None:
+        kinds = {**kinds, **{name: group.rest for name in values if name not in kinds}}
     _known(key, values, kinds)
     for name, kind in kinds.items():
         _check(joined(key, name), values[name], kind)
 
 
 def check_node(key: str, node: Mapping[str, Any], built: Built | None = None) -> None:
-    """Check a node with `_target_`, and all within it, against the arguments of what it names; as `check_group`."""
+    """Check a node with `_target_`, and the nodes within it, against the arguments of its target; see `check_group`."""
     built = built or Built()
     target = locate(f"{key}._target_", node["_target_"])
     given = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
@@ -49,12 +51,12 @@ def check_node(key: str, node: Mapping[str, Any], built: Built | None = None) ->
         if name in built.own:
             raise UserError(f"{key}.{name}={shown(given[name])}", "the run sets it itself", f"use {built.own[name]}")
     if built.partial and not node.get("_partial_"):
-        raise UserError(f"{key}._partial_={shown(node.get('_partial_', False))}", "must be true", "leave it as it was")
+        raise UserError(f"{key}._partial_={shown(node.get('_partial_', False))}", "must be true", "leave it true")
     also = hints(built.also) if built.also else {}
     kinds = {**(hints(built.extra) if built.extra else arguments(target)), **also}
     if REST not in kinds:
         _known(key, given, kinds)
-    if not node.get("_partial_"):  # the rest of its arguments comes with the call
+    if not node.get("_partial_"):  # the caller gives the remaining arguments
         for name in [*also, *required(target)]:
             if name not in given and name not in built.own:
                 raise UserError(joined(key, name), "is missing", f"give {wanted(kinds[name])}")
@@ -85,9 +87,9 @@ def _check(key: str, value: Any, kind: Any) -> None:
 def check_value(key: str, value: Any, kind: Any) -> None:
     """Check one value against a type."""
     adapter = _adapter(_Kind(kind))
-    if adapter is None:  # a library's own type
+    if adapter is None:  # a type of a library
         return
-    for one in (value, _tuples(value)):  # libraries ask for tuples, yaml has lists
+    for one in (value, _tuples(value)):  # yaml has lists where libraries expect tuples
         try:
             adapter.validate_python(one)
             return
@@ -97,7 +99,7 @@ def check_value(key: str, value: Any, kind: Any) -> None:
 
 
 class _Kind:
-    """A type as a key of a cache; what `Annotated` holds need not be hashable."""
+    """A type as a key of a cache; the metadata of `Annotated` may not be hashable."""
 
     def __init__(self, kind: Any):
         self.kind = kind
@@ -126,7 +128,7 @@ def locate(key: str, name: Any) -> Callable[..., Any]:
     """The class or function that `_target_` names.
 
     Raises:
-        UserError: there is none, or its module cannot be imported.
+        UserError: it does not exist, or its module cannot be imported.
     """
     problem: object = "no module.name"
     if isinstance(name, str) and "." in name:
@@ -142,33 +144,39 @@ def locate(key: str, name: Any) -> Callable[..., Any]:
 
 
 def arguments(target: Any) -> dict[str, Any]:
-    """Argument names of a class or function -> their types. ``**kwargs`` are those of `Like`, or of the constructor
-    of the next class."""
+    """Argument names of a class or function -> their types. ``**kwargs`` stand for the arguments of `Like`, or of the
+    constructor of the base class."""
     return _signature(target)[0]
 
 
 def required(target: Any) -> list[str]:
-    """Those of `arguments` that have no default."""
+    """The `arguments` without a default."""
     return _signature(target)[1]
 
 
+def defaults(target: Any) -> dict[str, Any]:
+    """The `arguments` that have a default -> the default."""
+    return _signature(target)[2]
+
+
 @functools.cache
-def _signature(target: Any) -> tuple[dict[str, Any], list[str]]:
+def _signature(target: Any) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
     out: dict[str, Any] = {}
     needed: list[str] = []
+    preset: dict[str, Any] = {}
     if isinstance(target, type) and issubclass(target, Group):
-        return hints(target), []
+        return hints(target), [], {}
     makers = [target]
     if isinstance(target, type):
         makers = [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)]
     for maker in makers:
         try:
             parameters = list(inspect.signature(maker).parameters.values())
-        except (TypeError, ValueError):  # written in C
-            return {**out, REST: Any}, needed
+        except (TypeError, ValueError):  # implemented in C
+            return {**out, REST: Any}, needed, preset
         try:
             kinds = hints(maker)
-        except NameError:  # of a library: types that only a checker sees
+        except NameError:  # a library's types that exist for type checkers only
             kinds = {p.name: _evaluated(p.annotation, maker) for p in parameters}
         rest = None
         for p in parameters[1:] if isinstance(target, type) else parameters:
@@ -177,13 +185,17 @@ def _signature(target: Any) -> tuple[dict[str, Any], list[str]]:
             elif p.kind is not p.VAR_POSITIONAL and p.name not in out:
                 out[p.name] = kinds.get(p.name, Any)
                 needed += [p.name] if p.default is p.empty and maker is makers[0] else []
+                preset |= {p.name: p.default} if p.default is not p.empty else {}
         if rest is None:
-            return out, needed
+            return out, needed, preset
         like = meta(kinds.get(rest.name), Like)
         if like is not None:
-            more, also_needed = _signature(like.target)
-            return {**more, **out}, [*needed, *(n for n in also_needed if n not in out)]
-    return {**out, REST: Any}, needed
+            for kind in like.target if isinstance(like.target, list) else [like.target]:
+                more, also_needed, also_preset = _signature(kind)
+                needed += [n for n in also_needed if n not in out]
+                out, preset = {**more, **out}, {**also_preset, **preset}
+            return out, needed, preset
+    return {**out, REST: Any}, needed, preset
 
 
 def _evaluated(annotation: Any, maker: Any) -> Any:
@@ -194,12 +206,12 @@ def _evaluated(annotation: Any, maker: Any) -> Any:
 
 
 def hints(of: Any) -> dict[str, Any]:
-    """Names -> annotations, with what `Annotated` adds."""
+    """Names -> annotations, with the metadata of `Annotated`."""
     return typing.get_type_hints(of, include_extras=True)
 
 
 def meta(kind: Any, wanted: type[T]) -> T | None:
-    """What `Annotated` adds to a type of one class, or None."""
+    """The metadata of class `wanted` that `Annotated` adds to a type, or None."""
     found = kind.__metadata__ if typing.get_origin(kind) is Annotated else ()
     return next((m for m in found if isinstance(m, wanted)), None)
 
@@ -213,12 +225,12 @@ def _known(key: str, values: Mapping[str, Any], kinds: Mapping[str, Any]) -> Non
 
 
 def joined(key: str, name: Any) -> str:
-    """The dotted name of a key within a node."""
+    """The dotted name of a key in a node."""
     return f"{key}.{name}" if key else str(name)
 
 
 def shown(value: Any) -> str:
-    """A value as it is written on the command line, at most 100 characters of it."""
+    """A value as written on the command line, at most 100 characters."""
     if isinstance(value, Mapping):
         text = "{" + ",".join(f"{k}:{shown(v)}" for k, v in value.items()) + "}"
     elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -230,14 +242,21 @@ def shown(value: Any) -> str:
     return text if len(text) <= 100 else text[:99] + "…"
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "a text", type(None): "null", dict: "settings"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    type(None): "null",
+    dict: "settings",
+    Mapping: "settings in {}",
+}
 _BOUNDS = (
     (Gt, "gt", "above", "("), (Ge, "ge", "of at least", "["), (Lt, "lt", "below", ")"), (Le, "le", "of at most", "]"),
 )  # fmt: skip
 
 
 def wanted(kind: Any) -> str:
-    """A type in words, as in "a number above 0 and at most 1"."""
+    """A description of a type, such as "a number in (0, 1]"."""
     says = meta(kind, Says)
     if says is not None:
         return says.text
@@ -264,7 +283,7 @@ def wanted(kind: Any) -> str:
 
 
 def _options(kind: Any) -> list[str]:
-    """All values of a type that has few."""
+    """All values of a type with few values."""
     if kind is bool:
         return ["true", "false"]
     if typing.get_origin(kind) is Literal:

@@ -1,7 +1,6 @@
-"""The nodes of conf/train.yaml and conf/eval_linear.yaml that name no class."""
+"""The nodes of conf/train.yaml and conf/eval_linear.yaml that have no class of their own."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Len
@@ -9,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese.errors import UserError
+from siamese.options import options
 from siamese.schema.check import check_group, hints, meta, shown
 from siamese.schema.types import (
     AtLeastTwo,
@@ -29,7 +29,6 @@ from siamese.schema.types import (
     Workers,
 )
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
 Resident = Literal["auto"] | bool
 Node = Annotated[Any, Built()]
 
@@ -55,7 +54,7 @@ class TrainProbes(Group):
 
 
 class LoaderSettings(Group):
-    """Keys of `data` that are not the data set's own."""
+    """Keys of `data` that are not arguments of the data set."""
 
     resident: Resident
     resident_mb: NonNegative
@@ -69,7 +68,7 @@ class LoaderSettings(Group):
 
 
 class TrainerSettings(Group):
-    """What conf/trainer has of Lightning's Trainer."""
+    """Arguments of Lightning's Trainer in conf/trainer."""
 
     accelerator: str
     devices: Literal["auto"] | int | Sequence[Natural]
@@ -82,7 +81,7 @@ class TrainerSettings(Group):
 
 
 class TrainerExtra(Group):
-    """Further arguments of it, by `+trainer.KEY=`."""
+    """Further arguments, given by `+trainer.KEY=`."""
 
     gradient_clip_val: Positive
     gradient_clip_algorithm: Literal["norm", "value"]
@@ -111,7 +110,7 @@ METHOD_OWN = {
 
 
 class Train(Group):
-    data: Annotated[Any, Built(LoaderSettings)]  # first, as others repeat its values
+    data: Annotated[Any, Built(LoaderSettings)]  # first, because other nodes repeat its values
     method: Annotated[Any, Built(MethodName, own=METHOD_OWN)]
     seed: Seed
     epochs: Count
@@ -126,14 +125,14 @@ class Train(Group):
     on_collapse: Literal["warn", "stop"]
     checkpoint: CheckpointSettings
     monitor: MonitorSettings
-    scale: dict[str, Any]
-    views: dict[str, Any]
+    augment_scale: dict[str, Any]
+    augment_recipe: dict[str, Any]
     augment: Annotated[Any, Built(own={"seed": "seed="})]
     backbone: Node
     optimizer: Node
     trainer: Annotated[Any, Built(TrainerSettings, TrainerExtra, TRAINER_OWN)]
     logger: Annotated[Any, Built(own={"save_dir": "run_dir="}, optional=True)]
-    eval: TrainProbes
+    probe: TrainProbes
 
 
 class EvalData(Group):
@@ -147,26 +146,14 @@ class EvalData(Group):
     download: bool | None
 
 
-class EvalNeighbours(Group):
-    k: Count | None
-    temperature: Positive | None
-    ks: Sequence[Count]
-    temperatures: Sequence[Positive]
-
-
 class Protocols(Group):
+    rest = Node  # a protocol
+
     protocols: Annotated[Sequence[str], Len(1), Says("a list of protocols, as in [knn,linear], or eval=all")]
     data: Sequence[str]
     supervised: PathText | None
     cache: PathText | None
     in_memory_mb: NonNegative
-    knn: EvalNeighbours
-    linear: Node
-    logistic: Node
-    linear_crops: Node
-    lowshot: Node
-    finetune: Node
-    unlabelled: Node
 
 
 class Evaluate(Group):
@@ -182,39 +169,22 @@ class Evaluate(Group):
     eval: Protocols
 
 
-SUBGROUPS = ("loss", "finetune", "linear_crops", "lowshot")  # groups within an option of another
-
-
-def options(group: str) -> list[str]:
-    """What `group=` may be."""
-    found = [f.relative_to(CONF / group).with_suffix("") for f in (CONF / group).rglob("*.yaml")]
-    return sorted(str(f) for f in found if not f.name.startswith("_") and f.parts[0] not in SUBGROUPS)
-
-
 def check_train(cfg: DictConfig) -> None:
     """Check a composed conf/train.yaml.
 
     Raises:
         UserError: names the first key that is missing, unknown or has an impossible value.
     """
-    if isinstance(cfg.get("eval"), DictConfig) and "protocols" in cfg.eval:
-        raise UserError("eval=", "this option is one of eval_linear.py", "choose default or cifar")
     check_group("", plain(cfg, Train), Train)
 
 
 def check_eval(cfg: DictConfig) -> None:
     """Check a composed conf/eval_linear.yaml, as `check_train`."""
-    if isinstance(cfg.get("eval"), DictConfig) and "protocols" not in cfg.eval:
-        raise UserError("eval=", "this option is one of train.py", "choose all, knn, linear, …")
-    values = plain(cfg, Evaluate)
-    linear = values["eval"].get("linear")
-    if isinstance(linear, dict) and linear.get("epochs", 0) is None:  # null: as in the training
-        linear["epochs"] = 1
-    check_group("", values, Evaluate)
+    check_group("", plain(cfg, Evaluate), Evaluate)
 
 
 def plain(cfg: DictConfig, group: type[Group]) -> dict[str, Any]:
-    """Resolved plain values. A node that is missing is told first, since others may refer to it."""
+    """The resolved plain values. A missing node is reported first, because others may refer to it."""
     try:
         for key, kind in hints(group).items():
             node = cfg.get(key)

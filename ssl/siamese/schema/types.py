@@ -1,7 +1,7 @@
-"""Types of settings: annotate a constructor's argument with one, and its key in conf/ is checked by it.
+"""Types of settings. A constructor's argument that is annotated with one of them checks its key in conf/.
 
-Validation is pydantic's in strict mode: a switch is true or false alone, text is not a number, NaN and infinity are no
-numbers. Upper bounds that no machine reaches turn a slip of the finger into a message.
+Validation is pydantic's strict mode: a switch is true or false only, text is not a number, NaN and infinity are
+refused. Upper bounds that no machine reaches turn a typing mistake into a message.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,26 @@ from pydantic import AfterValidator, Field
 
 @dataclass(frozen=True)
 class Says:
-    """What the message asks for, where the type alone says it badly."""
+    """The description of the type in messages."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Like:
-    """The arguments are those of `target`: of ``**kwargs``, or of each mapping in a list."""
+    """Arguments of ``**kwargs``, or of each mapping in a list, are those of `target`: a class, or a list of classes."""
 
     target: Any
 
 
 class Group:
-    """A node without a class of its own: the annotations of a subclass are its keys."""
+    """A node without a class of its own: the annotations of a subclass are its keys.
+
+    Attributes:
+        rest: the type of any further key; None refuses further keys.
+    """
+
+    rest = None
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,11 @@ class Built:
     """A node with `_target_`.
 
     Args:
-        also: keys that the node has beside the arguments of what it names, or whose types that leaves open.
-        extra: further keys that may be given; with it the arguments of what is named are not asked.
-        own: arguments that the run sets itself, and the key to use instead.
-        optional: may be a node without any key.
-        partial: must be `_partial_`: the run calls it with the rest of its arguments.
+        also: keys beside the arguments of the target, or types of arguments that the target does not annotate.
+        extra: further keys; with it the arguments of the target are not looked up.
+        own: argument that the run sets itself -> the key to use instead.
+        optional: the node may be empty.
+        partial: the node must be `_partial_`, because the run calls the target with further arguments.
     """
 
     also: type[Group] | None = None
@@ -57,7 +63,7 @@ def _rising(values: Any) -> Any:
 
 def _countable(value: int) -> int:
     if value > 2**53:
-        raise ValueError("is more than anything can be counted to")
+        raise ValueError("is too large")
     return value
 
 
@@ -71,7 +77,7 @@ Positives = Annotated[Sequence[Annotated[float, Gt(0)]], Len(1), Says("a list of
 NonNegatives = Annotated[
     Sequence[Annotated[float, Ge(0)]], Len(1), Says("a list of numbers of at least 0, as in [0,1]")
 ]
-Widths = Annotated[Sequence[Width], Len(1, 64), Says("a list of whole numbers, at least 1 each")]
+Widths = Annotated[Sequence[Width], Len(1, 64), Says("a list of one or more whole numbers of at least 1")]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Workers = Annotated[int, Ge(0), Le(1024)]
 Positive = Annotated[float, Gt(0)]
@@ -80,7 +86,7 @@ Probability = Annotated[float, Ge(0), Le(1)]
 Share = Annotated[float, Gt(0), Le(1)]
 ProperShare = Annotated[float, Gt(0), Lt(1)]
 
-# A name becomes a part of a path and of tables.
+# A name is used in paths and tables.
 Name = Annotated[str, Field(pattern=r"^\w[\w.+-]{0,99}$"), Says("a name of letters, digits, _ . + -")]
 PathText = Annotated[
     Annotated[str, Field(pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")] | int,

@@ -1,0 +1,1 @@
+"""Reading checkpoint files safely: our own (`reading`) and third-party ones (`formats`)."""

@@ -1,0 +1,139 @@
+"""Third-party checkpoints: recognised by the names of their tensors; every tensor of the backbone must match."""
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from siamese.checkpoints import reading
+from siamese.errors import UserError
+
+MOCO_V3 = "official MoCo v3"
+# Format and the prefix of its backbone's tensors. The first prefix that occurs is taken, so longer ones come
+# first. Names: facebookresearch/moco, /moco-v3 and /simsiam, solo-learn, lightly.
+FORMATS = (
+    ("official MoCo v1 or v2", "module.encoder_q."),
+    (MOCO_V3, "module.base_encoder."),
+    ("official SimSiam", "module.encoder."),
+    ("Lightning file (solo-learn, lightly)", "backbone."),
+    ("Lightning file (older solo-learn)", "encoder."),
+    ("state dict of a DataParallel module", "module."),
+    ("plain state dict (torchvision, timm)", ""),
+)
+OURS = "train.py's own"
+SOLO_LEARN = "of solo-learn"  # has an online classifier beside the backbone
+HEADS = ("fc.", "head.", "head_dist.", "heads.", "classifier.")  # classifiers of the backbone's class; never probed
+# lightly's examples build nn.Sequential from a torchvision ResNet's children.
+CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+
+def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] = ()) -> tuple[str, dict[str, Tensor]]:
+    """The format of a loaded file, and the backbone's tensors under the backbone's own names, without heads.
+
+    Args:
+        keep: names of the backbone that must not be taken for a head's (timm's ConvNeXt has head.norm) or for numbered
+            children (lightly's small ResNet).
+
+    Raises:
+        UserError: the file holds no tensors.
+    """
+    state = content
+    for within in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(within), dict):
+            state = state[within]
+            break
+    named = state.items() if isinstance(state, dict) else ()
+    tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        raise UserError(f"{key}={file}", "holds no named tensors", "give a checkpoint or a state dict")
+    name, prefix = next((n, p) for n, p in FORMATS if any(k.startswith(p) for k in tensors))
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    if all(re.match(r"\d+\.", k) for k in found) and not set(found) & set(keep):
+        parts = {k: k.split(".", 1) for k in found}
+        found = {f"{CHILDREN.get(parts[k][0], parts[k][0])}.{parts[k][1]}": v for k, v in found.items()}
+        name += ", numbered children of a ResNet"
+    elif prefix in ("backbone.", "encoder.") and "classifier.weight" in tensors:
+        name = f"Lightning file {SOLO_LEARN}" + (", older" if prefix == "encoder." else "")
+    return name, {k: v for k, v in found.items() if k in keep or not k.startswith(HEADS)}
+
+
+def load_backbone(backbone: nn.Module, file: str, key: str) -> str:
+    """Load the backbone of any checkpoint, ours or third-party, into `backbone`. Returns the file's format.
+
+    Args:
+        key: the setting that names the file.
+
+    Raises:
+        UserError: the file is not a checkpoint, or is of another backbone.
+    """
+    content = reading.read(file, key)
+    if reading.is_ours(content):
+        kind, found = OURS, reading.backbone_state(content)
+    else:
+        kind, found = recognise(file, content, key, backbone.state_dict())
+    fill(file, kind, backbone, found, key)
+    return kind
+
+
+def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], key: str = "ckpt") -> None:
+    """Load tensors into the backbone; names, types and shapes must match exactly.
+
+    Raises:
+        UserError: lists what is missing, left over, or of another type or shape; or the tensors fit although they
+            come from a different network (solo-learn's small stem, MoCo v3's ViT-Small).
+    """
+    own = backbone.state_dict()
+    wrong = {
+        "missing": [k for k in own if k not in found],
+        "left over": [k for k in found if k not in own],
+        "of another type": [f"{k} {found[k].dtype}" for k in own if k in found and not _like(found[k], own[k])],
+        "of another shape": [
+            f"{k} {tuple(found[k].shape)} for {tuple(own[k].shape)}"
+            for k in own
+            if k in found and found[k].shape != own[k].shape
+        ],
+    }
+    if any(wrong.values()):
+        numbered = "numbered" in kind and any(".shortcut." in k for k in found)
+        like = "lightly" if numbered else "resnet50"
+        told = "; ".join(
+            f"{len(names)} {what}: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
+            for what, names in wrong.items()
+            if names
+        )
+        raise UserError(
+            f"{key}={file}", f"({kind}, {len(found)} tensors) does not fit the backbone: {told}",
+            "leave backbone= out, or give the one it was trained with" if kind == OURS
+            else f"name the right one, as in backbone={like}",
+        )  # fmt: skip
+    trap = _another_network(kind, backbone)
+    if trap is not None:
+        problem, setting, value = trap
+        raise UserError(f"{key}={file}", f"({kind}): {problem}", f"add {setting}={value}")
+    backbone.load_state_dict(found)
+
+
+def _like(found: Tensor, own: Tensor) -> bool:
+    """Whether both are plain tensors of one kind of number; the precision may differ."""
+    plain = found.layout == torch.strided and found.device.type == "cpu" and not found.is_quantized
+    return plain and found.is_floating_point() == own.is_floating_point() and not found.is_complex()
+
+
+def _another_network(kind: str, backbone: nn.Module) -> tuple[str, str, int] | None:
+    """(problem, setting, value) if the tensors fit this network but come from one with other features, else None."""
+    # solo-learn, BaseMethod: on CIFAR Conv2d(3, 64, 3, 1, padding=2).
+    if SOLO_LEARN in kind and getattr(backbone, "stem_padding", 0) is None:
+        return (
+            "its 3x3 first convolution pads by 2, backbone=…_small by 1 unless that is said",
+            "backbone.stem_padding",
+            2,
+        )
+    # facebookresearch/moco-v3, vits.py: ViT-Small has 12 heads, timm's 6.
+    blocks: Any = getattr(backbone, "blocks", None)
+    if kind == MOCO_V3 and blocks is not None and getattr(backbone, "embed_dim", 0) == 384:
+        heads = blocks[0].attn.num_heads
+        if heads != 12:
+            return f"its ViT-Small has 12 heads, this backbone {heads}", "+backbone.options.num_heads", 12
+    return None

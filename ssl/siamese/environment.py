@@ -1,0 +1,79 @@
+"""Versions, device names, memory, time: what a run depends on and what it uses."""
+
+import ctypes
+import platform
+import resource
+import sys
+import time
+from importlib.metadata import version
+
+import torch
+from torch import nn
+
+import siamese
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that a figure depends on."""
+    import torchvision
+
+    return {
+        "siamese": siamese.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "pytorch_lightning": version("pytorch-lightning"),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory of tensors on the GPU, or of the process on the host, in 10^6 bytes."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+class Stopwatch:
+    """Seconds since its construction."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __call__(self) -> float:
+        return time.perf_counter() - self.start
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to reuse freed blocks of any size instead of returning them to the kernel.
+
+    By default glibc maps and zeroes a block of 32 MB or more (one batch of 224-pixel views, one activation) at each
+    allocation, which costs a CPU run time at every step. On other systems this does nothing.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # musl has none
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network in the channels-last memory format, in which convolutions are faster on GPUs and CPUs.
+
+    Unchanged if a strided 1x1 convolution has fewer than 16 input channels: in that format oneDNN (v3.13, in torch
+    2.15) writes past a buffer in its backward pass on CPUs (uxlfoundation/oneDNN #6035).
+    """
+    convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    if any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 16 for c in convolutions):
+        return network
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -1,1 +1,0 @@
-"""What is watched while training: `health` (pure functions), `probes` (kNN and a linear head), `progress`."""

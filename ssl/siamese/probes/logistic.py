@@ -1,0 +1,92 @@
+"""Multinomial logistic regression solved to convergence, over a range of L2 strengths."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from siamese.probes.features import Features
+from siamese.probes.linear import TINY, Standardised, best_head, head_scores
+from siamese.schema.types import Count, Positive, Positives
+
+
+@dataclass
+class Solution:
+    """A minimum: weights (D + 1, classes), the last row being the bias; iterations; whether it converged."""
+
+    weight: Tensor
+    iterations: int
+    converged: bool
+
+
+@dataclass
+class LogisticGrid:
+    """The logistic regression by which SimCLR (arXiv:2002.05709, appendix B.8) and CLIP judge features on
+    small data sets: L-BFGS on the whole set, no augmentation.
+
+    Minimises mean cross entropy + l2 / 2 * |weights|^2, the bias not penalised, on standardised features;
+    scikit-learn's C is 1 / (l2 * N).
+
+    Args:
+        l2s: strengths to choose from; solved from the strongest to the weakest, each from the one before.
+        max_iter: iterations for each strength.
+        tolerance: converged when no entry of the gradient is larger.
+    """
+
+    l2s: Positives
+    max_iter: Count
+    tolerance: Positive
+
+    def solve(self, fit: Standardised, num_classes: int, l2: float, start: Tensor | None = None) -> Solution:
+        """The minimum for one strength, from `start` or zero."""
+        if start is None:
+            start = torch.zeros(fit.dim, num_classes, device=fit.at)
+        weight = start.clone().requires_grad_(True)
+        optimizer = torch.optim.LBFGS(
+            [weight], max_iter=self.max_iter, history_size=20, line_search_fn="strong_wolfe",
+            tolerance_grad=self.tolerance, tolerance_change=0, max_eval=4 * self.max_iter,
+        )  # fmt: skip
+
+        @torch.no_grad()
+        def closure() -> Tensor:
+            penalised = weight.detach().clone()
+            penalised[-1] = 0
+            loss = 0.5 * l2 * penalised.square().sum(dtype=torch.float64)  # float32 ends the line search early
+            gradient = l2 * penalised
+            for x, y in fit.blocks():  # the gradient of softmax cross entropy, written out
+                log_p = (x @ weight).log_softmax(1)
+                loss -= log_p.gather(1, y.unsqueeze(1)).sum(dtype=torch.float64) / len(fit)
+                gradient += x.T @ log_p.exp_().clamp_(min=TINY).sub_(F.one_hot(y, num_classes)).div_(len(fit))
+            weight.grad = gradient
+            return loss
+
+        optimizer.step(closure)
+        closure()
+        assert weight.grad is not None
+        converged = weight.grad.abs().max().item() <= self.tolerance
+        return Solution(weight.detach(), optimizer.state[weight]["n_iter"], converged)
+
+    def fit_and_score(
+        self, fit: Features, select: Features, whole: Features, test: Features, num_classes: int
+    ) -> dict[str, Any]:
+        """The strength chosen on `select` after solving on `fit`, then solved on `whole` and scored once on
+        `test`."""
+        moments = fit.moments()
+        train, held_out = Standardised(fit, moments), Standardised(select, moments)
+        solutions: list[Solution] = []
+        strengths = sorted(self.l2s, reverse=True)
+        for l2 in strengths:
+            solutions.append(self.solve(train, num_classes, l2, solutions[-1].weight if solutions else None))
+        top1, loss = head_scores(torch.stack([s.weight for s in solutions]), held_out.blocks())
+        best = best_head(top1, loss)
+        moments = whole.moments()
+        solution = self.solve(Standardised(whole, moments), num_classes, strengths[best], solutions[best].weight)
+        final, _ = head_scores(solution.weight.unsqueeze(0), Standardised(test, moments).blocks())
+        return {
+            "top1": final[0].item(),
+            "chosen": {"l2": strengths[best], "validation_top1": top1[best].item()},
+            "iterations": solution.iterations,
+            "converged": solution.converged,
+        }

@@ -1,0 +1,205 @@
+"""check(cfg) -> build(plan): everything is checked and built before anything is written."""
+
+import copy
+import logging
+import uuid
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import nn
+
+from siamese import factory, run_dir
+from siamese.augment import Views
+from siamese.backbones import Backbone
+from siamese.batchnorm import SyncBatchNorm, convert_batchnorm, plain_batchnorms
+from siamese.checkpoints.formats import load_backbone
+from siamese.config import in_sweep, make, to_dict
+from siamese.data import DataSet, Loader, LoaderConfig, Split
+from siamese.environment import channels_last, keep_freed_memory
+from siamese.errors import UserError
+from siamese.methods import Method
+from siamese.optim import OptimizerRecipe
+from siamese.output import console
+from siamese.probes import LinearGrid
+from siamese.schema import check_train
+from siamese.training.callbacks import (
+    AtomicCheckpointIO,
+    NonFiniteGradients,
+    OnlineEvaluation,
+    ProgressBar,
+    SaveCheckpoints,
+)
+from siamese.training.devices import check_devices, make_trainer, micro_batch_and_steps, on_gpu, resolve_auto
+from siamese.training.probe import Probe, make_probe
+from siamese.training.resume import ResumePoint, check_images, check_resumable, find_resume_point
+from siamese.training.signals import SignalWatch
+from siamese.training.state import RunState
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked config.
+
+    Args:
+        cfg: with ``auto`` resolved.
+        folder: the run folder, not created yet.
+        optimizer: how to train.
+        grid: linear heads of the closing table.
+        resume_from: the checkpoint to continue from, or None.
+    """
+
+    cfg: DictConfig
+    folder: Path
+    optimizer: OptimizerRecipe
+    grid: LinearGrid
+    resume_from: ResumePoint | None
+
+
+@dataclass(frozen=True)
+class Training:
+    """The finished objects of a run, in the order of their construction.
+
+    Args:
+        plan: the checked config.
+        console: prints.
+        views: of a batch; views_note says whether they are compiled, and why.
+        untrained: the backbone before training, for a row of the closing table.
+        started_from: format of the file of `init_from`, None without one.
+        data: the data set; `split` is what is trained on.
+        method: the LightningModule.
+        trainer: Lightning's, with all callbacks.
+        loaders: how batches are made; `loader` gives the training's.
+        probe: what online evaluation and closing table look at.
+        state: figures of the run so far.
+        signals: of the process.
+        run_id: of wandb.
+    """
+
+    plan: Plan
+    console: Console
+    views: Views
+    views_note: str
+    untrained: Backbone
+    started_from: str | None
+    data: DataSet
+    split: Split
+    method: Method
+    trainer: pl.Trainer
+    loaders: LoaderConfig
+    loader: Loader
+    probe: Probe
+    state: RunState
+    signals: SignalWatch
+    run_id: str
+
+
+def check(cfg: DictConfig) -> Plan:
+    """Check a composed conf/train.yaml against types, devices, the run folder and the checkpoint to resume.
+
+    Raises:
+        UserError: something in the config cannot work. Nothing has been written.
+    """
+    check_train(cfg)
+    cfg = resolve_auto(cfg)
+    check_devices(cfg)
+    optimizer = make(cfg.optimizer)
+    optimizer.check(cfg.epochs)
+    grid = make(cfg.probe.linear)
+    folder = run_dir.resolve_run_dir(cfg, f"outputs/{cfg.data.name}/{cfg.method.name}")
+    resumes = run_dir.check(folder, cfg.resume, cfg.overwrite)
+    return Plan(cfg, folder, optimizer, grid, find_resume_point(cfg, folder) if resumes else None)
+
+
+def build(plan: Plan) -> Training:
+    """Build a run.
+
+    Raises:
+        UserError: data, weights or the combination of settings cannot work. Nothing has been written.
+    """
+    cfg, point = plan.cfg, plan.resume_from
+    _hush()
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    keep_freed_memory()
+    if on_gpu(cfg) and not cfg.deterministic:
+        torch.set_float32_matmul_precision("high")  # TF32, which cuDNN's convolutions use anyway
+    views = factory.views(cfg)
+    network, untrained, started_from = _backbone(cfg, point)
+    data = factory.data_set(cfg)
+    split = data.train_labeled if factory.uses_labels(cfg) else data.pretrain
+    if point is not None:
+        check_images(point, len(split))
+    steps = len(split) // cfg.batch_size
+    method = factory.method(
+        cfg, network, data, views=views, optimizer=plan.optimizer, global_batch=cfg.batch_size, steps_per_epoch=steps
+    )
+    channels_last(method)
+    if point is not None:
+        check_resumable(point.state, method, point.setting)
+    state, signals = RunState(plan.folder / "checkpoints" / "last.ckpt"), SignalWatch()
+    files = AtomicCheckpointIO(last_is_damaged=point is not None and point.file != state.checkpoint)
+    trainer = make_trainer(cfg, steps, method.sync_batchnorm, [files])
+    _prepare_networks(cfg, method, trainer)
+    micro_batch, _ = micro_batch_and_steps(cfg, trainer.world_size, len(split))
+    method.check(cfg.batch_size, micro_batch)
+    device = trainer.strategy.root_device
+    views_note = views.prepare(cfg.epochs * steps * cfg.batch_size, device)
+    loaders = factory.loader_config(cfg, device)
+    batches = steps * cfg.trainer.accumulate_grad_batches
+    loader = loaders.loader(split, micro_batch, shuffle=True, epoch_batches=batches)
+    probe = make_probe(cfg, data, loaders)
+    run_id = (point and point.meta.get("run_id")) or uuid.uuid4().hex[:8]
+    meta = {"config": to_dict(cfg), "num_classes": data.num_classes, "run_id": run_id, "images": len(split)}
+    shown_on = console()
+    # The order at the end of an epoch: checked for finiteness, evaluated, shown, saved.
+    trainer.callbacks += [  # type: ignore[attr-defined]
+        NonFiniteGradients(cfg.on_nonfinite, state),
+        OnlineEvaluation(probe, state, cfg.monitor.every, cfg.monitor.online_lr, cfg.on_collapse),
+        ProgressBar(state, cfg.batch_size, steps, shown_on),
+        SaveCheckpoints(state, files, signals, cfg.checkpoint.every_steps, meta, loader.share_skipped),
+    ]
+    return Training(
+        plan, shown_on, views, views_note, untrained, started_from, data, split, method, trainer, loaders, loader,
+        probe, state, signals, run_id,
+    )  # fmt: skip
+
+
+def _backbone(cfg: DictConfig, point: ResumePoint | None) -> tuple[Backbone, Backbone, str | None]:
+    """The backbone, the untrained one, and the format of `init_from`.
+
+    A resumed run takes all weights from its checkpoint. It reads `init_from` for a row of the closing table only, if
+    the file still exists.
+    """
+    network = factory.backbone(cfg)
+    if cfg.init_from is None or (point is not None and not Path(str(cfg.init_from)).is_file()):
+        return network, network, None
+    untrained = copy.deepcopy(network)
+    return network, untrained, load_backbone(network, cfg.init_from, "init_from")
+
+
+def _prepare_networks(cfg: DictConfig, method: nn.Module, trainer: pl.Trainer) -> None:
+    """Synchronise BatchNorm and compile, as devices and settings ask."""
+    assert isinstance(method, Method)
+    if trainer.world_size > 1 and method.sync_batchnorm:
+        plain_batchnorms(method)
+        if trainer.strategy.root_device.type == "cpu":
+            convert_batchnorm(method, SyncBatchNorm)  # on GPUs Lightning uses torch's own
+    if cfg.compile:
+        method.compile_networks()
+    if trainer.world_size > 1 and in_sweep():
+        raise UserError(
+            f"trainer.devices={trainer.world_size}",
+            "a sweep runs its trials on one device each",
+            "use trainer.devices=1, or start the runs one by one",
+        )
+
+
+def _hush() -> None:
+    """Silence Lightning's banners and warnings of libraries about each other that no user can act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (".*LeafSpec.*is deprecated", ".*does not have many workers", ".*smaller than the logging interval"):
+        warnings.filterwarnings("ignore", message)

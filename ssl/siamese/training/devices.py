@@ -1,0 +1,114 @@
+"""Devices, precision and the division of the global batch."""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from siamese.config import make
+from siamese.errors import UserError
+
+
+def make_trainer(cfg: DictConfig, steps_per_epoch: int, sync_batchnorm: bool, plugins: Sequence[Any]) -> pl.Trainer:
+    """`conf/trainer` to a Lightning trainer without a progress bar, checkpoints and samplers of its own.
+
+    Args:
+        steps_per_epoch: optimiser steps.
+        sync_batchnorm: convert BatchNorm on GPUs to torch's synchronised one.
+        plugins: of Lightning, such as how checkpoint files are written.
+
+    Raises:
+        UserError: Lightning refuses the settings.
+    """
+    try:
+        return make(
+            cfg.trainer,
+            max_epochs=cfg.epochs,
+            limit_train_batches=steps_per_epoch * cfg.trainer.accumulate_grad_batches,
+            plugins=list(plugins),
+            logger=[],
+            sync_batchnorm=sync_batchnorm and on_gpu(cfg),  # ignored on one device; torch has none for CPUs
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise UserError("trainer", f"Lightning refuses these settings ({cause})", "see conf/trainer") from error
+
+
+def resolve_auto(cfg: DictConfig) -> DictConfig:
+    """A copy of the config in which ``auto`` is replaced by its meaning on this device: precision (bf16 on GPUs that
+    support it, else float32) and torch.compile of the networks (on one GPU with Triton)."""
+    cfg = cfg.copy()
+    gpu = on_gpu(cfg)
+    if cfg.compile == "auto":
+        one = cfg.trainer.devices == 1 and cfg.trainer.num_nodes == 1
+        cfg.compile = bool(gpu and one and importlib.util.find_spec("triton"))
+    if cfg.trainer.precision == "auto":
+        half = gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        cfg.trainer.precision = "bf16-mixed" if half else "32-true"
+    return cfg
+
+
+def on_gpu(cfg: DictConfig) -> bool:
+    """Whether Lightning will use CUDA devices."""
+    return cfg.trainer.accelerator in ("gpu", "cuda") or (
+        cfg.trainer.accelerator == "auto" and torch.cuda.is_available()
+    )
+
+
+def check_devices(cfg: DictConfig) -> None:
+    """Check that the devices of `trainer` exist.
+
+    Raises:
+        UserError: they do not, or the precision needs others.
+    """
+    accelerator, devices = cfg.trainer.accelerator, cfg.trainer.devices
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"trainer.accelerator={accelerator}", "this machine has no CUDA device", "use trainer=cpu or trainer=auto"
+        )
+    if on_gpu(cfg) and isinstance(devices, int) and devices > torch.cuda.device_count():
+        raise UserError(
+            f"trainer.devices={devices}", f"this machine has {torch.cuda.device_count()} CUDA devices", "use fewer"
+        )
+    if str(cfg.trainer.precision).startswith("16") and not on_gpu(cfg):
+        raise UserError(f"trainer.precision={cfg.trainer.precision}", "fp16 needs a GPU", "use bf16-mixed or 32-true")
+    if isinstance(devices, int) and devices < 1:
+        raise UserError(f"trainer.devices={devices}", "at least one device is needed", "use trainer.devices=1")
+
+
+def micro_batch_and_steps(cfg: DictConfig, world_size: int, images: int) -> tuple[int, int]:
+    """Images of a micro-batch on one device, and optimiser steps of an epoch.
+
+    Args:
+        world_size: number of devices.
+        images: of the training split.
+
+    Raises:
+        UserError: the global batch cannot be divided so.
+    """
+    parts = world_size * cfg.trainer.accumulate_grad_batches
+    if cfg.batch_size % parts:
+        raise UserError(
+            f"batch_size={cfg.batch_size}",
+            f"is global and must be a multiple of {world_size} devices x {parts // world_size} accumulated batches",
+            f"try {max(2, round(cfg.batch_size / parts)) * parts}",
+        )
+    if cfg.batch_size > images:
+        raise UserError(
+            f"batch_size={cfg.batch_size}", f"larger than the training set ({images} images)", f"at most {images}"
+        )
+    if cfg.batch_size // parts < 2:
+        raise UserError(
+            f"batch_size={cfg.batch_size}",
+            f"leaves one image to each of {parts} micro-batches",
+            f"at least {2 * parts}",
+        )
+    return cfg.batch_size // parts, images // cfg.batch_size

@@ -1,0 +1,78 @@
+"""What online evaluation and the closing table look at."""
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from siamese import factory
+from siamese.augment import CleanView
+from siamese.data import DataSet, Loader, LoaderConfig, some_of
+from siamese.probes import Features, LinearGrid, LinearResult, extract, knn_accuracy
+
+RANK_SAMPLES = 2048  # rows for RankMe: its singular values cost N * D * min(N, D)
+VIEW_IMAGES, VIEWS = 256, 4  # for alignment and LiDAR
+
+
+class Probe:
+    """Un-augmented features of a fixed choice of images, for online evaluation and the closing table.
+
+    Args:
+        loaders: of the splits `train_labeled` and `val`, or without labels of `pretrain`. Metrics without labels are of
+            the first one.
+        few: a seeded choice of these images, for metrics of augmented views.
+        view: the un-augmented view.
+        num_classes: 0 without labels.
+        k, temperature: of the kNN.
+    """
+
+    def __init__(
+        self, loaders: dict[str, Loader], few: Loader, view: CleanView, num_classes: int, k: int, temperature: float
+    ):
+        self.loaders, self.few, self.view, self.num_classes = loaders, few, view, num_classes
+        self.k, self.temperature = k, temperature
+
+    @property
+    def labelled(self) -> bool:
+        return "val" in self.loaders
+
+    def features(self, backbone: nn.Module, device: torch.device) -> dict[str, Features]:
+        """Features of each split."""
+        return {
+            split: extract(backbone, loader, self.view, device, keep_unlabelled=not self.labelled)
+            for split, loader in self.loaders.items()
+        }
+
+    def rows(self, features: dict[str, Features]) -> Tensor:
+        """At most RANK_SAMPLES rows of the first split, always the same seeded choice: the first rows of a sorted data
+        set would hold a few classes only."""
+        x = next(iter(features.values())).x
+        return x[some_of(len(x), RANK_SAMPLES).to(x.device)]
+
+    def knn(self, features: dict[str, Features]) -> float:
+        """Top-1 on the validation split."""
+        return knn_accuracy(features["train_labeled"], features["val"], self.num_classes, self.k, self.temperature)
+
+
+def make_probe(cfg: DictConfig, data: DataSet, loaders: LoaderConfig) -> Probe:
+    """The probe of a run: the labelled training images and the validation split; without labels a choice of training
+    images."""
+    splits = {"train_labeled": data.train_labeled, "val": data.val} if data.labelled else {}
+    splits = splits or {"pretrain": data.pretrain.at_most(RANK_SAMPLES)}
+    splits = {name: split.at_most(cfg.monitor.max_images) for name, split in splits.items()}
+    batch = min(256, cfg.batch_size)
+    few = loaders.loader(next(iter(splits.values())).at_most(VIEW_IMAGES), batch, shuffle=False)
+    held = {name: loaders.loader(split, batch, shuffle=False) for name, split in splits.items()}
+    classes = data.num_classes if data.labelled else 0
+    return Probe(held, few, factory.clean_view(cfg), classes, cfg.probe.knn.k, cfg.probe.knn.temperature)
+
+
+def top1_figures(features: dict[str, Features], probe: Probe, grid: LinearGrid) -> dict[str, float]:
+    """kNN and linear top-1 on the validation split. The linear head is chosen on every tenth sample of the labelled
+    training images, so that the validation split chooses nothing."""
+    train = features["train_labeled"]
+    tenth = torch.arange(len(train), device=train.x.device) % 10 == 0
+    chosen: LinearResult = grid.choose(
+        train.subset((~tenth).nonzero().squeeze(1)), train.subset(tenth.nonzero().squeeze(1)), probe.num_classes
+    )
+    linear = grid.score(train, features["val"], probe.num_classes, chosen)
+    return {"knn_top1": probe.knn(features), "linear_top1": linear.top1}

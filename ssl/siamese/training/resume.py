@@ -1,0 +1,131 @@
+"""Resuming a run: the checkpoint to continue from, and the checks that it continues exactly."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from siamese import run_dir
+from siamese.checkpoints import reading
+from siamese.checkpoints.reading import KEY
+from siamese.config import to_dict
+from siamese.errors import UserError
+from siamese.methods import Method
+from siamese.recipe import changed_recipe
+from siamese.schema.saved import check_plain
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """The checkpoint that a run continues from.
+
+    Args:
+        file: `last.ckpt` or `previous.ckpt`.
+        state: its content.
+        setting: how the run was asked to resume, for messages.
+    """
+
+    file: Path
+    state: dict[str, Any]
+    setting: str
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What `SaveCheckpoints` adds to Lightning's state."""
+        return self.state[KEY]  # type: ignore[no-any-return]
+
+
+def find_resume_point(cfg: DictConfig, folder: Path) -> ResumePoint:
+    """The checkpoint of a run folder, once it is known to fit the config.
+
+    Raises:
+        UserError: no checkpoint can be read, the recipe has changed, or the run has finished.
+    """
+    file, state = reading.newest(folder / "checkpoints")
+    setting = f"resume={str(cfg.resume).lower()} run_dir={cfg.run_dir}"
+    before = state[KEY]["config"]
+    check_plain(before, setting)
+    try:
+        loop = state["loops"]["fit_loop"]
+        in_mid_epoch = loop["state_dict"]["combined_loader"][0]["batches"] > 0  # see `Loader.state_dict`
+        done = loop["epoch_progress"]["current"]["processed"]
+        if not isinstance(done, int) or not 0 <= done < 2**53:
+            raise TypeError(f"{done} epochs")
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(setting, f"{file} does not hold a training state ({error!r})", "start another run") from error
+    changed = changed_recipe(before, to_dict(cfg), in_mid_epoch)
+    if changed:
+        raise UserError(
+            setting,
+            f"the run was started with another recipe: {', '.join(changed)}",
+            f"give the settings that {folder}/config.yaml holds, or start another run with init_from=",
+        )
+    if done > cfg.epochs:
+        raise UserError(f"epochs={cfg.epochs}", f"{folder} has trained {done} epochs already", f"give {done} or more")
+    # A run that was killed before its closing table resumes with that table.
+    if done == cfg.epochs and run_dir.finished(folder, cfg.epochs):
+        raise UserError(
+            setting,
+            f"the run has finished its {before['epochs']} epochs",
+            f"give more epochs=, or read {folder}/summary.json",
+        )
+    return ResumePoint(file, state, setting)
+
+
+def check_images(point: ResumePoint, images: int) -> None:
+    """Refuse to continue on another number of training images."""
+    before = point.meta.get("images", images)
+    if before != images:
+        raise UserError(
+            point.setting, f"the run was started on {before} images, {images} are there now", "check data.path"
+        )
+
+
+def check_resumable(state: dict[str, Any], method: Method, setting: str) -> None:
+    """Refuse a training state that is incomplete.
+
+    Args:
+        state: the content of a checkpoint of ours.
+        method: the method that is to continue, before Lightning wraps it.
+        setting: for the message.
+
+    Raises:
+        UserError: names `setting` and the parts that are missing or damaged.
+    """
+    own, found, meta = method.state_dict(), state["state_dict"], state[KEY]
+    tensors = sorted(str(k) for k in {*own, *found} if k not in own or k not in found or not _alike(own[k], found[k]))
+    step, random = state.get("global_step"), meta.get("random")
+    parts = {
+        f"{len(tensors)} tensors ({', '.join(tensors[:3])})": not tensors,
+        "global_step": isinstance(step, int) and 0 <= step < 2**53,
+        "optimizer_states": _single(state.get("optimizer_states"), "param_groups", "state"),
+        "lr_schedulers": _single(state.get("lr_schedulers"), "last_epoch"),
+        "callbacks": isinstance(state.get("callbacks"), dict) and bool(state["callbacks"]),
+        "pytorch-lightning_version": bool(re.match(r"\d+\.\d+", str(state.get("pytorch-lightning_version")))),
+        "random states": _complete_random_states(random),
+        "images": isinstance(meta.get("images", 0), int),
+    }
+    bad = [name for name, good in parts.items() if not good]
+    if bad:
+        raise UserError(setting, f"its checkpoint is damaged: {', '.join(bad)}", "start another run, or use init_from=")
+
+
+def _alike(own: Any, found: Any) -> bool:
+    if isinstance(own, Tensor):
+        return isinstance(found, Tensor) and own.shape == found.shape and own.dtype == found.dtype
+    return isinstance(found, dict)  # the generator of the views
+
+
+def _single(states: Any, *keys: str) -> bool:
+    return isinstance(states, list) and len(states) == 1 and isinstance(states[0], dict) and set(keys) <= set(states[0])
+
+
+def _complete_random_states(states: Any) -> bool:
+    """Whether there is a state of every generator, with a row for each process."""
+    rows = states.values() if isinstance(states, dict) else ()
+    whole = all(isinstance(x, Tensor) and x.dtype == torch.uint8 and x.ndim == 2 and x.shape[1] >= 16 for x in rows)
+    return whole and isinstance(states, dict) and {"torch", "views"} <= set(states)

@@ -1,0 +1,201 @@
+"""A run: create its folder, train, report."""
+
+import contextlib
+import os
+import re
+import signal
+import sys
+from typing import Any
+
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+
+from siamese import run_dir
+from siamese.distributed import is_rank_zero
+from siamese.environment import Stopwatch, device_name, peak_memory_mb, versions
+from siamese.errors import Interrupted, RunAborted
+from siamese.files import write_json
+from siamese.probes import Features, metrics, raw_pixels
+from siamese.training import report
+from siamese.training.build import Training
+from siamese.training.loggers import CsvLog, extra_loggers
+from siamese.training.probe import top1_figures
+from siamese.training.signals import requeue
+
+FIGURES = ("knn_top1", "linear_top1", "feature_rank")  # of the closing table, for every logger
+
+
+class Run:
+    """Carries out a `Training`: `start`, `fit`, `finish`, and `close` in any case.
+
+    Attributes:
+        summary: the last summary.json that was written.
+    """
+
+    def __init__(self, training: Training):
+        self.training, self.cfg, self.folder = training, training.plan.cfg, training.plan.folder
+        self.watch = Stopwatch()
+        self.lock: run_dir.RunDirLock | None = None
+        self.baselines: dict[str, dict[str, Features]] = {}
+        self.summary: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Create the run folder, print the settings, extract the features of the baselines."""
+        cfg, t = self.cfg, self.training
+        self.lock = run_dir.RunDirLock(self.folder, cfg.resume, cfg.overwrite) if is_rank_zero() else None
+        run_dir.start(self.folder, cfg, cfg.overwrite)
+        point = t.plan.resume_from
+        keep_to = None if point is None else point.state["global_step"]
+        t.trainer.loggers = [
+            CsvLog(self.folder / "metrics.csv", keep_to), *extra_loggers(cfg, self.folder, t.run_id)
+        ]  # fmt: skip
+        if not t.trainer.is_global_zero:
+            return
+        report.print_settings(report.settings(t), t.console)
+        for line in report.remarks(t):
+            self._say(line)
+        report.views_picture(self.folder / "views.png", t.views, t.loader)
+        if t.data.labelled:
+            device = t.loaders.device
+            self.baselines = {
+                "raw_pixels": {split: raw_pixels(loader, device) for split, loader in t.probe.loaders.items()},
+                "random_init": t.probe.features(t.untrained.to(device), device),
+            }
+            if t.started_from is not None:
+                self.baselines["init_from"] = t.probe.features(t.method.backbone.to(device), device)
+
+    def fit(self) -> None:
+        """Train.
+
+        A signal lets the step finish; then the run saves, writes its summary, prints how to continue, and exits with
+        128 + the signal's number.
+
+        Raises:
+            RunAborted: the run cannot continue, or another process of it has ended.
+        """
+        self.watch, t = Stopwatch(), self.training
+        point = t.plan.resume_from
+        try:
+            t.trainer.fit(
+                t.method,
+                train_dataloaders=t.loader,
+                ckpt_path=None if point is None else str(point.file),
+                weights_only=True,
+            )
+        except Exception as error:
+            self._failed(error)
+            raise
+        except Interrupted as stop:
+            self._interrupted(stop.signum)
+        except SystemExit:  # Lightning's answer to a Ctrl-C outside of the steps, or to a second one
+            if not t.trainer.interrupted:
+                raise
+            self._interrupted(signal.SIGINT)
+
+    def _failed(self, error: Exception) -> None:
+        """Clean up after an exception of the training."""
+        t = self.training
+        launcher = t.trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(signal.SIGKILL)  # the other processes would wait for this one
+            launcher.procs.clear()  # otherwise Lightning ends this process before it has printed its message
+        if t.signals.signum and "DataLoader worker" in str(error):
+            # The signal was sent to every process and has ended the workers that read images.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again at any moment
+            self._interrupted(t.signals.signum)
+        lost = t.trainer.world_size > 1 and re.search("[Cc]onnection (closed|reset)|NCCL", str(error))
+        if lost or isinstance(error, RunAborted):
+            with contextlib.suppress(RunAborted):  # a full disk has been reported already
+                self._write_summary({}, finished=False)
+        if lost:
+            raise RunAborted(
+                f"step {t.trainer.global_step}: another process has ended ({str(error).splitlines()[0]}); last "
+                f"checkpoint: step {t.state.saved_step}; continue with resume=true run_dir={self.folder}"
+            ) from error
+
+    def _interrupted(self, signum: int) -> None:
+        """Report that a signal has ended the training, and exit."""
+        t = self.training
+        if t.trainer.is_global_zero:
+            how = "nothing was saved yet"
+            if t.state.saved_step >= 0:
+                how = f"saved at step {t.state.saved_step}; to continue, add resume=true run_dir={self.folder}"
+            name = "interrupted" if signum == signal.SIGINT else signal.Signals(signum).name
+            self._say(f"{name} at step {t.trainer.global_step}; {how}")
+            with contextlib.suppress(RunAborted):
+                self._write_summary({}, finished=False)
+            if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:  # last, because SLURM then ends this job
+                self._say(requeue())
+        elif t.trainer.strategy.launcher is not None:
+            signum = -128  # Lightning kills all processes, rank 0 too, when one that it started fails
+        sys.exit(128 + signum)
+
+    def finish(self) -> float:
+        """Print the closing table and write summary.json.
+
+        Returns:
+            Linear top-1 on the validation split, or RankMe of the features if there are no labels; NaN on other ranks
+            than 0.
+        """
+        t = self.training
+        if not t.trainer.is_global_zero:
+            return float("nan")
+        features = t.probe.features(t.method.backbone.to(t.loaders.device), t.loaders.device)
+        if t.loader.skipped:
+            names = sorted(t.loader.skipped)
+            self._say(f"skipped {len(names)} unreadable images: {', '.join(names[:3])}")
+        if t.data.labelled:
+            rows = {
+                name: top1_figures(one, t.probe, t.plan.grid)
+                for name, one in {**self.baselines, self.cfg.method.name: features}.items()
+            }
+            mine = rows[self.cfg.method.name]
+            value = mine["linear_top1"]
+            summary = self._write_summary(
+                {**mine, "baselines": {name: rows[name] for name in self.baselines}}, finished=True
+            )
+            title = f"{t.data.name}: top-1 on {len(features['val']):,} validation images"
+            t.console.print(report.closing_table(rows, title))
+        else:
+            value = metrics.rankme(t.probe.rows(features))
+            self._say(f"feature rank (RankMe) {value:.1f} of {t.method.backbone.feature_dim}; no labels, no top-1")
+            summary = self._write_summary({"feature_rank": value}, finished=True)
+        for logger in t.trainer.loggers:
+            logger.log_metrics({k: v for k, v in summary.items() if k in FIGURES}, step=t.trainer.global_step)
+        self._say(f"run folder: {self.folder}")
+        return value
+
+    def close(self) -> None:
+        """Release the lock; end the wandb run, so that the next trial of a sweep starts its own."""
+        if self.lock is not None:
+            self.lock.release()
+        wandb = sys.modules.get("wandb")
+        if wandb is not None and wandb.run is not None:
+            wandb.finish()
+
+    def _say(self, line: str) -> None:
+        self.training.console.print(line, soft_wrap=True)
+
+    def _write_summary(self, figures: dict[str, Any], finished: bool) -> dict[str, Any]:
+        cfg, t = self.cfg, self.training
+        self.summary = {
+            "method": cfg.method.name,
+            "data": cfg.data.name,
+            "backbone": cfg.backbone.name,
+            "seed": cfg.seed,
+            "epochs": cfg.epochs if finished else t.trainer.current_epoch,
+            "steps": t.trainer.global_step,
+            "seconds": round(self.watch(), 2),
+            "train_seconds": round(t.state.train_seconds, 2),  # over all sittings, online evaluation not counted
+            "images_per_second": t.state.images_per_second,
+            "peak_memory_mb": peak_memory_mb(t.loaders.device),
+            **figures,
+            "skipped_steps": t.state.skipped_steps,
+            "collapsed_at_epoch": t.state.collapsed_at,
+            "skipped_images": len(t.loader.skipped),
+            "versions": versions(),
+            "device": device_name(t.loaders.device),
+            "finished": finished,
+        }
+        if t.trainer.is_global_zero:
+            write_json(self.folder / "summary.json", self.summary)
+        return self.summary

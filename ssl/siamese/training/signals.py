@@ -1,0 +1,51 @@
+"""Signals that ask a run to end, and SLURM's queue."""
+
+import os
+import signal
+import subprocess
+import threading
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class SignalWatch:
+    """Records Ctrl-C, SIGTERM and SIGUSR1 (SLURM's warning before its time limit). A second Ctrl-C raises
+    KeyboardInterrupt.
+
+    Attributes:
+        signum: the signal received, or 0.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self.handlers: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Replace the handlers of the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                self.handlers[signum] = signal.signal(signum, self._on_signal)
+
+    def _on_signal(self, signum: int, frame: Any) -> None:
+        if self.signum == signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+    def release(self) -> None:
+        """Restore the previous handlers."""
+        for signum, handler in self.handlers.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        self.handlers = {}
+
+
+def requeue() -> str:
+    """Ask SLURM to queue this job again. Returns one line with the outcome."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"SLURM job {job} could not be requeued ({error})"
+    return f"SLURM job {job} is requeued" if done.returncode == 0 else f"scontrol requeue {job}: {done.stderr.strip()}"

@@ -1,0 +1,33 @@
+"""What the callbacks of a run report to each other and to its summary."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class RunState:
+    """Figures of a run so far. Every callback receives it; none receives another callback.
+
+    Args:
+        checkpoint: the file of the last checkpoint.
+        saved_step: optimiser step of that file, -1 before there is one.
+        skipped_steps: steps that were skipped because a gradient was not finite.
+        collapsed_at: first epoch after which the representation had collapsed.
+        figures: of the latest online evaluation; the progress bar shows them and removes them.
+        probe_seconds: of online evaluation within the current epoch.
+        train_seconds, images: of the training steps, online evaluation not counted, over all sittings of the run.
+    """
+
+    checkpoint: Path
+    saved_step: int = -1
+    skipped_steps: int = 0
+    collapsed_at: int | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    probe_seconds: float = 0.0
+    train_seconds: float = 0.0
+    images: int = 0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Of the training steps; None before the first epoch has ended."""
+        return round(self.images / self.train_seconds, 1) if self.train_seconds else None

@@ -1,0 +1,162 @@
+"""A user's mistake at train.py: exit code 2, one line that names key and value, and nothing written."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from paths import ROOT
+from PIL import Image
+
+from siamese.errors import UserError
+from siamese.training import build, check
+
+MISTAKES = [
+    ("data=npz data.path=nowhere.npz", "data.path=nowhere.npz", "does not exist"),
+    ("data=folder data.path=nowhere", "data.path=nowhere", "does not exist"),
+    ("data=folder", "data.path=null", "needs a path"),
+    ("data=cifar10", "data=cifar10", "data.download=true"),
+    ("batch_size=5000", "batch_size=5000", "1438"),
+    ("method=moco batch_size=100", "method.queue_size=4096", "batch_size=100"),
+    ("optimizer.warmup_epochs=36", "optimizer.warmup_epochs=36", "epochs=36"),
+    ("method=simclr method.temperature=0", "method.temperature=0", "[0.001, 1000]"),
+    ("method=byol method.momentum=1.5", "method.momentum=1.5", "[0, 1]"),
+    ("trainer=gpu", "trainer.accelerator=gpu", "no CUDA device"),
+    ("epochs=0", "epochs=0", "at least 1"),
+    ("batch_size=two", "batch_size=two", "whole number"),
+    ("resume=true run_dir=fresh", "resume=true", "last.ckpt"),
+    ("resume=true overwrite=true run_dir=fresh", "resume=true overwrite=true", "exclude"),
+    ("augment.flip_p=2", "augment.flip_p=2", "[0, 1]"),
+    ("backbone=timm backbone.name=resnet19", "backbone.name=resnet19", "did you mean"),
+    ("backbone=resnet18 backbone.name=resnet19", "backbone.name=resnet19", "one of"),
+    ("backbone=timm backbone.name=vit_tiny_patch16_224", "backbone.name=vit_tiny_patch16_224", "views of 8 pixels"),
+    ("probe.linear.lrs=[]", "probe.linear.lrs=[]", "a list of numbers"),
+    ("data.val_fraction=0", "data.val_fraction=0", "(0, 1)"),
+    ("optimizer.lr=-1", "optimizer.lr=-1", "above 0"),
+    ("data.resident=maybe", "data.resident=maybe", "auto"),
+    ("init_from=5", "init_from=5", "is not a file"),
+    ("compile=maybe", "compile=maybe", "auto, true or false"),
+    ("trainer.precision=33", "trainer.precision=33", "bf16-mixed"),
+    ("trainer.precision=16-mixed", "trainer.precision=16-mixed", "bf16-mixed"),
+    ("on_nonfinite=ignore", "on_nonfinite=ignore", "stop or skip"),
+    ("on_collapse=cry", "on_collapse=cry", "warn or stop"),
+    ("resume=perhaps run_dir=fresh", "resume=perhaps", "auto"),
+    ("method=moco method.bn_splits=3", "method.bn_splits=3", "64 images"),
+    ("method=simclr method/loss=nt_xent_chunked method.loss.chunk=0", "method.loss.chunk=0", "at least 1"),
+    ("augment.compiled=perhaps", "augment.compiled=perhaps", "auto"),
+    ("optimizer.lr=abc", "optimizer.lr=abc", "a number above 0"),
+    ("optimizer.weight_decay=null", "optimizer.weight_decay=null", "at least 0"),
+    ("method=byol method.momentum=abc", "method.momentum=abc", "[0, 1]"),
+    ("method=simclr method.temperature=abc", "method.temperature=abc", "[0.001, 1000]"),
+    ("method=moco method.queue_size=-64", "method.queue_size=-64", "at least 1"),
+    ("seed=99999999999", "seed=99999999999", "4294967295"),
+    ("monitor.online_lr=-1", "monitor.online_lr=-1", "above 0"),
+    ("data.resident_mb=abc", "data.resident_mb=abc", "at least 0"),
+    ("probe.knn.temperature=0", "probe.knn.temperature=0", "above 0"),
+    ("method=supervised data=folder data.path=PHOTOS", "method=supervised", "no labels"),
+    (
+        "method=moco_v3 backbone=timm backbone.name=vit_tiny_patch16_224 data.crop=32",
+        "method=moco_v3: has the paper's",
+        "backbone.name=vit_tiny_patch16_224 is a vision transformer; choose a ResNet, as in backbone=resnet50",
+    ),
+    (
+        "method=moco_v3 backbone=timm backbone.name=swin_tiny_patch4_window7_224 data.crop=32",
+        "method=moco_v3",
+        "is a vis",
+    ),
+]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIAMESE_RUN_DIR", raising=False)
+    return tmp_path
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="trainer=gpu is no mistake here")
+def test_missing_gpu_is_reported(config, here):
+    with pytest.raises(UserError, match="no CUDA device"):
+        build(check(config("trainer=gpu")))
+
+
+@pytest.mark.parametrize(("arguments", "names", "says"), MISTAKES)
+def test_mistake_is_one_line_and_writes_nothing(config, here, arguments, names, says):
+    if "trainer=gpu" in arguments and torch.cuda.is_available():
+        return
+    if "PHOTOS" in arguments:
+        (here / "photos").mkdir()
+        Image.new("RGB", (8, 8)).save(here / "photos" / "a.png")
+        arguments = arguments.replace("PHOTOS", "photos")
+    before = sorted(here.rglob("*"))
+    with pytest.raises(UserError) as error:
+        build(check(config(*arguments.split())))
+    message = str(error.value)
+    assert message.startswith(names)
+    assert says in message
+    assert "\n" not in message
+    assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names", "says"),
+    [
+        ("method=simsaim", "method=simsaim", "simsiam"),
+        ("data=cifar11", "data=cifar11", "cifar10"),
+        ("experiment=imagenet/none", "experiment=imagenet/none", "imagenet/simclr"),
+        ("optimzer.lr=1", "optimzer.lr=1", "optimizer.lr"),
+        ("method.temprature=1 method=simclr", "method.temprature=1", "method.temperature"),
+        ("epoch=3", "epoch=3", "epochs"),
+        ("eval=all", "eval=all", "use probe="),
+    ],
+)
+def test_misspelt_key_or_option_at_the_command_line(command, tmp_path, arguments, names, says):
+    done = command("train.py", *arguments.split())
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {names}: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", ["data=npz data.path=nowhere.npz", "batch_size=5000"])
+def test_mistake_at_the_command_line(command, tmp_path, arguments):
+    done = command("train.py", *arguments.split())
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "overwrite=no", "run_dir= overwrite=true", "deterministic=off", "data=null", "~method", "backbone=null",
+        "method=null", "backbone.widths=8", "optimizer=3", "data.size=0 data=folder",
+    ],
+)  # fmt: skip
+def test_impossible_value_at_the_command_line_overwrites_nothing(command, tmp_path, given):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_text("mine")
+    done = command("train.py", *given.split(" "))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {given.split(' ')[0].lstrip('~')}"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (tmp_path / "checkpoints" / "last.ckpt").read_text() == "mine"
+    assert os.listdir(tmp_path) == ["checkpoints"]
+
+
+def test_missing_conf_folder_is_reported(tmp_path):
+    shutil.copy(ROOT / "train.py", tmp_path)
+    shutil.copytree(ROOT / "ssl", tmp_path / "ssl")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "ssl")}
+    done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"error: {tmp_path}/conf/train.yaml is missing; keep the folder conf of the checkout where it was\n"
+    )

@@ -1,0 +1,203 @@
+"""Every option in conf/ composes, builds and takes a step."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra.utils import instantiate
+from paths import ROOT
+
+from siamese import factory
+from siamese.config import make
+from siamese.data import DataSet, Split
+from siamese.options import options, protocols
+from siamese.schema import check_eval, check_train
+from siamese.schema.check import locate
+from siamese.schema.messages import all_keys
+
+
+@pytest.fixture
+def small_data():
+    def make(size, crop_channels=3):
+        labels = torch.arange(24) % 3
+        p = Split(torch.randint(0, 256, (24, crop_channels, size, size), dtype=torch.uint8), labels)
+        return DataSet("x", p, p, ["a", "b", "c"], val_fraction=0.34, split_seed=0)
+
+    return make
+
+
+def one_step(cfg, data):
+    """Views, loss, backward, optimiser and target of one batch of four."""
+    recipe = instantiate(cfg.optimizer, _convert_="all")
+    method = factory.method(cfg, factory.backbone(cfg), data, views=factory.views(cfg), optimizer=recipe)
+    optimizer, schedule = recipe.build(method.param_groups(), 4, 2, cfg.epochs)
+    images, labels = data.train_labeled.images.pixels[:4], data.train_labeled.labels[:4]
+    for step in range(2):
+        batch = method.on_after_batch_transfer((images, labels, None), 0)
+        loss = method.loss(batch.views, batch.labels) if method.uses_labels else method.loss(batch.views)
+        assert loss.isfinite()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        method.after_step(step, 10)
+    return method
+
+
+@pytest.mark.parametrize("method", options("method"))
+@pytest.mark.parametrize("data", ["digits", "cifar10", "folder"])
+def test_method_trains_at_each_scale(config, small_data, method, data):
+    cfg = config(f"method={method}", f"data={data}", "backbone=small", "backbone.widths=[4,8]", "data.crop=16")
+    one_step(cfg, small_data(20))
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_experiment_takes_two_steps_on_a_small_backbone(config, small_data, experiment):
+    crop = 32 if experiment.startswith("cifar10/") else 64
+    cfg = config(f"experiment={experiment}", "data.path=none", f"data.crop={crop}", "backbone.name=resnet18")
+    if cfg.method.get("bn_splits", 1) > 1:
+        cfg.method.bn_splits = 2  # of a batch of four
+    method = one_step(cfg, small_data(72))
+    assert method.backbone.feature_dim == 512
+    if hasattr(method, "queue_size"):
+        method.check(cfg.batch_size, cfg.batch_size)
+
+
+@pytest.mark.parametrize("experiment", [o for o in options("experiment") if o.startswith("cifar10/")])
+def test_cifar10_recipe_trains_a_narrow_network(config, tmp_path, experiment):
+    """On a .npz file and a backbone of another kind, with the recipe's own optimiser, and with AdamW in its place."""
+    rng, arrays = np.random.default_rng(0), {}
+    for part in ("train", "test"):
+        arrays |= {f"{part}_images": rng.integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)}
+        arrays |= {f"{part}_labels": np.arange(200) % 10}
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    narrow = (
+        f"experiment={experiment}", "data=npz", f"data.path={tmp_path / 'cifar10.npz'}", "data.crop=16",
+        "data.train_images=100", "backbone=small", "backbone.widths=[16,32,64,128]", "batch_size=256", "epochs=10",
+        "monitor.every=0",
+    )  # fmt: skip
+    cfg = config(*narrow)
+    make(cfg.optimizer).check(10)
+    if cfg.method.get("bn_splits", 1) > 1:
+        cfg.method.bn_splits = 2  # of a batch of four
+    method = one_step(cfg, factory.data_set(cfg))
+    assert method.backbone.feature_dim == 128
+    method.check(256, 256)
+    adamw = make(config(*narrow, "optimizer=adamw").optimizer)
+    assert isinstance(adamw.build(method.param_groups(), 256, 2, 10)[0], torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("experiment", [o for o in options("experiment") if "solo_learn" in o])
+def test_solo_learn_recipe_has_the_shared_settings(config, experiment):
+    """scripts/pretrain/cifar and the transform for CIFAR; the length, batch and network of its table of results."""
+    cfg = config(f"experiment={experiment}")
+    assert (cfg.epochs, cfg.batch_size, cfg.data.name, cfg.data.crop) == (1000, 256, "cifar10", 32)
+    network = factory.backbone(cfg)
+    assert (network.conv1.kernel_size, network.conv1.stride, network.conv1.padding) == ((3, 3), (1, 1), (2, 2))
+    assert network.layer1[0].bn2.weight.min() == 1  # no zero-init
+    recipe = instantiate(cfg.optimizer, _convert_="all")
+    assert (recipe.warmup(1000), recipe.schedule, recipe.per, recipe.scaling) == (10, "cosine", "step", "linear")
+    views = factory.views(cfg).views
+    symmetric = {"simclr": (0.8, 0.8, 0.8, 0.2), "moco": (0.4, 0.4, 0.4, 0.1), "simsiam": (0.4, 0.4, 0.4, 0.1)}
+    name = experiment.rpartition("/")[2]
+    assert [v.settings["jitter"] for v in views] == [symmetric.get(name, (0.4, 0.4, 0.2, 0.1))] * 2
+    assert [v.settings["blur_p"] for v in views] == [0.5 if name in symmetric else 0] * 2
+    assert [v.settings["solarize_p"] for v in views] == ([0, 0] if name in symmetric else [0, 0.2])
+    for view in views:
+        chosen = view.settings
+        assert (view.size, chosen["crop_scale"], chosen["interpolation"]) == (32, (0.08, 1.0), "bicubic")
+        assert [chosen[k] for k in ("jitter_p", "gray_p", "flip_p", "rotate_degrees")] == [0.8, 0.2, 0.5, 0]
+        assert chosen["blur_sigma"] == (0.1, 2.0) and chosen["blur_kernel"] // 2 >= 3 * 2.0
+        torch.testing.assert_close(view.mean, torch.tensor([0.4914, 0.4822, 0.4465]))
+        torch.testing.assert_close(view.std, torch.tensor([0.2470, 0.2435, 0.2616]))
+
+
+@pytest.mark.parametrize("backbone", options("backbone"))
+def test_backbone_gives_features_of_its_dimension(config, backbone):
+    cfg = config(f"backbone={backbone}", "data.crop=32")
+    network = factory.backbone(cfg).eval()
+    with torch.no_grad():
+        features = network(torch.randn(2, 3, 32, 32))
+    assert features.shape == (2, network.feature_dim)
+
+
+def test_vision_transformer_is_built_for_the_size_of_the_views(config):
+    cfg = config("backbone=timm", "backbone.name=vit_tiny_patch16_224", "data.crop=48")
+    network = factory.backbone(cfg)
+    assert network(torch.randn(2, 3, 48, 48)).shape == (2, network.feature_dim) == (2, 192)
+
+
+@pytest.mark.parametrize("augment", options("augment"))
+def test_augmentation_gives_finite_views(config, augment):
+    cfg = config(f"augment={augment}", "data.crop=32")
+    first, second = factory.views(cfg)(torch.randint(0, 256, (4, 3, 40, 40), dtype=torch.uint8))
+    assert first.shape == second.shape == (4, 3, 32, 32)
+    assert first.isfinite().all()
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_optimizer_takes_a_step(config, optimizer):
+    cfg = config(f"optimizer={optimizer}", "epochs=20")
+    recipe = instantiate(cfg.optimizer, _convert_="all")
+    recipe.check(20)
+    w = torch.nn.Parameter(torch.ones(2, 2))
+    made, _ = recipe.build([{"params": [w]}], 64, 10, 20)
+    made.step()
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_data_option_names_an_existing_builder(config, data):
+    cfg = config(f"data={data}")
+    assert callable(locate("data._target_", cfg.data._target_))
+    assert len(cfg.data.mean) == len(cfg.data.std) == 3
+
+
+@pytest.mark.parametrize("group", ["trainer", "logger", "probe"])
+def test_other_option_of_training_composes(config, group):
+    for option in options(group):
+        check_train(config(f"{group}={option}"))
+
+
+@pytest.mark.parametrize("option", options("eval"))
+def test_eval_option_composes(config, option):
+    check_eval(config(f"eval={option}", "ckpt=x", name="eval_linear"))
+
+
+@pytest.mark.parametrize("protocol", protocols())
+def test_protocol_option_builds_the_protocol_of_its_name(config, protocol):
+    for option in options(f"eval/{protocol}"):
+        cfg = config(f"eval={protocol}", f"eval/{protocol}={option}", "ckpt=x", name="eval_linear")
+        check_eval(cfg)
+        assert make(cfg.eval[protocol]).name == protocol
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda f: f.name)
+def test_sweep_file_varies_existing_keys(config, file):
+    sweep = yaml.safe_load(file.read_text())
+    keys = all_keys(config())
+    assert sweep["parameters"]
+    assert set(sweep["parameters"]) <= set(keys)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data=cifar10", "method=simclr"], {"jitter": [0.4, 0.4, 0.4, 0.1], "blur_p": 0.0, "mean": [0.0] * 3}),
+        (["data=imagenet", "method=simclr"], {"jitter": [0.8, 0.8, 0.8, 0.2], "blur_p": 0.5}),
+        (["data=imagenet", "method=moco_v1"], {"jitter": [0.4] * 4, "jitter_p": 1.0, "gray_first": True}),
+        (["data=imagenet", "method=moco"], {"jitter": [0.4, 0.4, 0.4, 0.1], "blur_p": 0.5, "crop_scale": [0.2, 1.0]}),
+        (["data=imagenet", "method=byol"], {"crop_scale": [0.08, 1.0], "interpolation": "bicubic"}),
+        (["data=imagenet", "method=moco_v3"], {"crop_scale": [0.2, 1.0], "interpolation": "bilinear"}),
+        (["data=digits", "method=byol"], {"flip_p": 0.0, "gray_p": 0.0}),
+        (["experiment=cifar10/simsiam"], {"crop_scale": [0.2, 1.0], "blur_p": 0.0, "jitter": [0.4, 0.4, 0.4, 0.1]}),
+    ],
+)  # fmt: skip
+def test_views_follow_method_and_data_set(config, overrides, expected):
+    augment = config(*overrides).augment
+    assert {k: augment[k] for k in expected} == expected
+
+
+def test_command_line_overrides_other_choices(config):
+    assert config("data=cifar10", "method=byol", "augment=large/simclr").augment.blur_p == 0.5
+    assert config("experiment=imagenet/byol", "optimizer.lr=7").optimizer.lr == 7
+    assert config("experiment=imagenet/byol", "backbone=resnet18").backbone.name == "resnet18"

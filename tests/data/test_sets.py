@@ -1,0 +1,222 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from siamese import factory
+from siamese.data import Loader, Split
+from siamese.data import sets as data_sets
+from siamese.data.dataset import stratified
+from siamese.data.images import decode
+from siamese.errors import UserError
+
+SPLIT = dict(val_fraction=0.1, split_seed=0)
+
+
+def part(n=100, classes=4, size=8):
+    labels = torch.arange(n) % classes
+    images = labels.view(-1, 1, 1, 1).expand(n, 3, size, size).to(torch.uint8).contiguous()
+    return Split(images, labels)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A class-per-folder tree of 3 x 6 images; green's value tells the class."""
+    for label, name in enumerate(("ant", "bee", "cat")):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            Image.new("RGB", (40 + 4 * i, 30), (10 * i, 100 * label, 5)).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 9), (5, 1, 8, 9), (5, 8, 9, 1), (5, 8, 9, 3), (5, 3, 8, 9)])
+def test_every_layout_becomes_three_channels(shape):
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    x = data_sets.three_channels(images, channels_first=shape[1] in (1, 3))
+    assert x.shape == (5, 3, 8, 9)
+    assert x.dtype == torch.uint8
+
+
+def test_digits_are_scikit_learns(config):
+    from sklearn.datasets import load_digits
+
+    data = factory.data_set(config())
+    reference = load_digits()
+    mask = stratified(torch.tensor(reference.target), 0.2, 0)
+    for part, chosen in ((data.pretrain, ~mask), (data.test, mask)):
+        pixels = reference.images[chosen.numpy()] * (255 / 16)
+        for channel in range(3):
+            np.testing.assert_allclose(part.images.pixels[:, channel], pixels, atol=0.5)
+    np.testing.assert_array_equal(data.test.labels, reference.target[mask.numpy()])
+    assert (len(data.pretrain), len(data.test)) == (1438, 359)
+    assert set(torch.bincount(data.test.labels).tolist()) <= {35, 36, 37}
+    again = factory.data_set(config("seed=7"))
+    assert torch.equal(again.test.images.pixels, data.test.images.pixels)  # the split does not depend on the run's seed
+
+
+def test_npz_in_medmnists_layout(tmp_path):
+    rng = np.random.default_rng(0)
+    file = tmp_path / "x.npz"
+    arrays = {
+        f"{p}_images": rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        for p, n in (("train", 30), ("val", 6), ("test", 8))
+    }
+    arrays |= {f"{p}_labels": np.arange(n)[:, None] % 3 for p, n in (("train", 30), ("val", 6), ("test", 8))}
+    np.savez(file, **arrays)
+    data = data_sets.npz("npz", str(file), **SPLIT)
+    assert (len(data.pretrain), len(data.val), len(data.test)) == (30, 6, 8)
+    assert data.num_classes == 3
+    np.testing.assert_array_equal(data.pretrain.images.pixels[:, 0], arrays["train_images"])
+    np.savez(file, train_images=arrays["train_images"])
+    bare = data_sets.npz("npz", str(file), **SPLIT)
+    assert not bare.labelled
+    assert bare.test is None
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [{"images": np.zeros((2, 8, 8), np.uint8)}, {"train_images": np.zeros((2, 8, 8))},
+     {"train_images": np.zeros((2, 8, 8), np.uint8), "train_labels": np.zeros(3)},
+     {"train_images": np.zeros((0, 8, 8), np.uint8)}, {"train_images": np.zeros((2, 0, 8), np.uint8)},
+     {"train_images": np.zeros((2, 8, 8, 4), np.uint8)}],
+)  # fmt: skip
+def test_npz_that_is_not_in_that_layout(tmp_path, arrays):
+    file = tmp_path / "x.npz"
+    np.savez(file, **arrays)
+    with pytest.raises(UserError, match="data.path="):
+        data_sets.npz("npz", str(file), **SPLIT)
+
+
+IMAGES = np.zeros((6, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (np.array([0, 1, 0, 1, 10**9, 0]), r"train_labels\[4\] is 1000000000; labels are whole numbers from -1"),
+        (np.array([0, 1, 0, 1, 10**6, 0]), r"train_labels\[4\] is 1000000"),
+        (np.array([0, 1, np.nan, 1, 1, 0]), r"train_labels\[2\] is nan"),
+        (np.array([0, 0.7, 0, 1, 1, 0]), r"train_labels\[1\] is 0.7"),
+        (np.array([0, np.inf, 0, 1, 1, 0]), r"train_labels\[1\] is inf"),
+        (np.array([0, 1, 2**63 + 5, 1, 1, 0], np.uint64), r"train_labels\[2\] is 9223372036854775813"),
+        (np.array([0, 1, -2, 1, 1, 0]), r"train_labels\[2\] is -2"),
+        (np.array(list("abcabc")), "train_labels holds <U1; store whole numbers"),
+        (np.array([1j] * 6), "train_labels holds complex128"),
+        (np.zeros((6, 2), np.int64), "6 train_images but 12 train_labels"),
+    ],
+)
+def test_labels_are_whole_numbers(tmp_path, labels, says):
+    np.savez(tmp_path / "x.npz", train_images=IMAGES, train_labels=labels)
+    with pytest.raises(UserError, match=says):
+        data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT)
+
+
+def test_gaps_in_the_labels_are_said_and_are_no_classes(tmp_path):
+    labels = np.array([7.0, 2, 7, 2, 500_000, 500_000, -1] * 10)
+    images = np.zeros((70, 8, 8), np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    data = data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT)
+    assert data.classes == ["2", "7", "500000"]
+    assert data.test.labels[:6].tolist() == [1, 0, 1, 0, 2, 2]
+    assert data.notes == ("499998 labels below 500000 have no training image and are no class: 0, 1, 3, 4, 5, …",)
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=labels == 7)
+    assert data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT).notes == ()
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_splits_of_other_sizes_or_labels_are_refused(tmp_path, part):
+    train = dict(train_images=np.zeros((40, 8, 8), np.uint8), train_labels=np.arange(40) % 2)
+
+    def load(images, labels):
+        np.savez(tmp_path / "x.npz", **train, **{f"{part}_images": images, f"{part}_labels": labels})
+        return data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT)
+
+    load(IMAGES, np.arange(6) % 2)
+    name = {"val": "validation", "test": "test"}[part]
+    says = rf"data=npz: images of the {name} split are \(3, 9, 8\), of the training split \(3, 8, 8\)"
+    with pytest.raises(UserError, match=says):
+        load(np.zeros((6, 9, 8), np.uint8), np.arange(6) % 2)
+    with pytest.raises(UserError, match=f"data=npz: the {name} split has labels that no training image has: 2, 3"):
+        load(IMAGES, np.array([0, 1, 2, 3, 0, 1]))
+
+
+def test_three_rows_are_no_channels(tmp_path):
+    """(N, 3, W, 3) is N images of three rows, as MedMNIST's layout has it."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=images)
+    data = data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT)
+    np.testing.assert_array_equal(data.pretrain.images.pixels, images.transpose(0, 3, 1, 2))
+
+
+def test_a_stray_image_beside_class_folders(photos):
+    Image.new("RGB", (8, 8)).save(photos / "stray.png")
+    with pytest.raises(UserError, match="holds 1 images and folders of images"):
+        data_sets.folder("folder", str(photos), 16, "stop", **SPLIT)
+
+
+@pytest.mark.parametrize("content", ["hello", ""])
+def test_npz_that_is_no_npz(tmp_path, content):
+    file = tmp_path / "x.npz"
+    file.write_text(content)
+    with pytest.raises(UserError, match="not a readable"):
+        data_sets.npz("npz", str(file), **SPLIT)
+
+
+def test_class_folders(photos):
+    data = data_sets.folder("folder", str(photos), 16, "stop", **{**SPLIT, "val_fraction": 0.34})
+    assert data.classes == ["ant", "bee", "cat"]
+    assert (len(data.pretrain), len(data.train_labeled), len(data.val)) == (18, 12, 6)
+    images, labels, aspects = next(iter(Loader(data.train_labeled, 12, shuffle=False, resident=True)))
+    assert torch.equal(images[:, 1, 0, 0], (100 * labels).to(torch.uint8))
+    assert aspects[0] == pytest.approx(40 / 30)
+
+
+def test_a_flat_folder_has_no_labels(photos):
+    data = data_sets.folder("folder", str(photos / "ant"), 16, "stop", **SPLIT)
+    assert not data.labelled
+    assert data.num_classes == 0
+    assert len(data.pretrain) == 6
+
+
+def test_train_and_test_folders(photos, tmp_path_factory):
+    root = tmp_path_factory.mktemp("both")
+    (root / "train").symlink_to(photos)
+    shutil.copytree(photos, root / "test")
+    data = data_sets.folder("folder", str(root), 16, "stop", **SPLIT)
+    assert len(data.test) == 18
+    shutil.copytree(photos, root / "val")
+    net = data_sets.imagenet("imagenet", str(root), 16, "stop", **SPLIT)
+    assert len(net.test) == 18  # ImageNet's validation images are the test split
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "unreadable", "null"])
+def test_paths_that_hold_no_image(tmp_path, what):
+    path = tmp_path / "p"
+    if what != "missing":
+        path.mkdir()
+    if what == "unreadable":
+        (path / "a.jpg").write_text("no image")
+    with pytest.raises(UserError, match="data.path="):
+        data_sets.folder("folder", None if what == "null" else str(path), 16, "stop", **SPLIT)
+
+
+def test_decode_squeezes_and_tells_the_aspect(tmp_path):
+    ramp = np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (100, 1))
+    Image.fromarray(ramp).convert("RGB").save(tmp_path / "a.png")
+    image, aspect = decode(tmp_path / "a.png", 50)
+    assert image.shape == (3, 50, 50)
+    assert image.dtype == torch.uint8
+    assert aspect == 2
+    assert (image[0, 0].float().diff() > 0).all()  # the whole width is there
+
+
+def test_image_files_are_decoded_at_each_read(photos):
+    data = data_sets.folder("folder", str(photos), 16, "stop", **SPLIT)
+    store = data.pretrain.images
+    assert (store.sizes, store.channels, store.decodes, len(store)) == ((16, 16), 3, True, 18)
+    read = store.read(torch.tensor([0, 5]))
+    assert read.images.shape == (2, 3, 16, 16) and read.images.dtype == torch.uint8
+    assert not read.unreadable.any() and read.errors == ()
+    assert torch.equal(store.subset(torch.tensor([5])).read(torch.tensor([0])).images[0], read.images[1])
