@@ -83,7 +83,7 @@ class TorchvisionViews(Views):
         self.pool = ProcessPoolExecutor(workers, apart, _start, ([transform(view) for view in self.views],))  # type: ignore[arg-type]
         self.start(rank=0)
 
-    def forward(self, images: Tensor, aspect: Tensor | None = None) -> list[Tensor]:
+    def forward(self, images: Tensor, aspect_ratio: Tensor | None = None) -> list[Tensor]:
         parts = images.cpu().chunk(self.workers)
         seeds = torch.randint(2**31, (len(parts),), generator=self.generator).tolist()
         made = list(self.pool.map(_views, zip(parts, seeds, strict=True)))

@@ -19,21 +19,21 @@ def is_inside(boxes, height, width):
 
 
 def any_settings(random):
-    """A shape, crop_scale, crop_ratio and photographs' aspects (or None), often extreme."""
+    """A shape, crop_scale, crop_ratio and photographs' aspect ratios (or None), often extreme."""
     shape = SHAPES[random.integers(len(SHAPES))] if random.random() < 0.5 else random.integers(1, 300, 2).tolist()
     scale = np.sort(random.choice([random.random(), 1e-6, 0.08, 1.0], 2)).tolist()
     ratio = np.sort(np.exp(random.uniform(-8, 8, 2) if random.random() < 0.5 else random.uniform(-0.3, 0.3, 2)))
-    aspect = torch.exp(torch.empty(64).uniform_(-9, 9)) if random.random() < 0.5 else None
-    return (*shape, scale, ratio.tolist(), aspect)
+    aspect_ratio = torch.exp(torch.empty(64).uniform_(-9, 9)) if random.random() < 0.5 else None
+    return (*shape, scale, ratio.tolist(), aspect_ratio)
 
 
 def test_every_crop_has_a_pixel_and_lies_in_its_image():
     random = np.random.default_rng(0)
     for _ in range(1500):
-        height, width, scale, ratio, aspect = any_settings(random)
+        height, width, scale, ratio, aspect_ratio = any_settings(random)
         uniform = torch.rand(64, 2 * CROP_TRIES + 2)
         uniform[:2] = torch.tensor([[0.0], [1 - 2**-24]])  # the ends of what torch.rand draws
-        boxes = crop_boxes(uniform, height, width, scale, ratio, aspect)
+        boxes = crop_boxes(uniform, height, width, scale, ratio, aspect_ratio)
         assert is_inside(boxes, height, width), (height, width, scale, ratio)
 
 
@@ -60,8 +60,8 @@ def test_where_no_crop_fits_it_is_torchvisions_or_a_pixel():
 def test_views_of_any_shape_are_colours(how, mode, height, width):
     view = make_view(how, **{**FULL, "interpolation": mode, "rotate_degrees": 20.0})
     x = torch.randint(0, 256, (4, 3, height, width), dtype=torch.uint8)
-    for aspect in (None, torch.tensor([200.0, 1 / 200, 3000.0, 1 / 3000])):
-        y = view.render(x, view.draw(4, height, width, generator(), aspect))
+    for aspect_ratio in (None, torch.tensor([200.0, 1 / 200, 3000.0, 1 / 3000])):
+        y = view.render(x, view.draw(4, height, width, generator(), aspect_ratio))
         assert y.isfinite().all()
         assert y.min() > -1e-5 and y.max() < 1 + 1e-5
 
@@ -71,9 +71,9 @@ def test_views_of_any_shape_are_colours(how, mode, height, width):
 def test_clean_views_of_any_shape_are_colours(mode, height, width):
     x = torch.randint(0, 256, (6, 3, height, width), dtype=torch.uint8)
     for center in (0.01, 0.875, 1.0):
-        for aspect in (None, torch.tensor([200.0, 1 / 200, 1e6, 1e-6, 31.9, 1.0])):
-            y = CleanView(24, center, [0.0] * 3, [1.0] * 3, mode)(x, aspect)
-            assert y.isfinite().all(), (center, aspect)
+        for aspect_ratio in (None, torch.tensor([200.0, 1 / 200, 1e6, 1e-6, 31.9, 1.0])):
+            y = CleanView(24, center, [0.0] * 3, [1.0] * 3, mode)(x, aspect_ratio)
+            assert y.isfinite().all(), (center, aspect_ratio)
             assert y.min() >= 0 and y.max() < 1 + 1e-5
 
 

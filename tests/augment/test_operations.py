@@ -27,7 +27,7 @@ class Invert(Operation):
     def active(self):
         return self.p > 0
 
-    def draw(self, *uniform, height, width, aspect):
+    def draw(self, *uniform, height, width, aspect_ratio):
         return {"invert": uniform[0][:, 0] < self.p}
 
     def apply(self, x, params, size, compiled):

@@ -114,9 +114,9 @@ def test_the_exif_orientation_is_applied(tmp_path, orientation, suffix):
     picture().save(file, exif=exif, **({"lossless": True} if suffix == ".webp" else {}))
     with Image.open(file) as image:
         turned = ImageOps.exif_transpose(image).convert("RGB")
-    square, aspect = decode(file, 16)
+    square, aspect_ratio = decode(file, 16)
     np.testing.assert_array_equal(square.permute(1, 2, 0), np.array(turned.resize((16, 16), Image.Resampling.BILINEAR)))
-    assert aspect == pytest.approx(turned.width / turned.height)
+    assert aspect_ratio == pytest.approx(turned.width / turned.height)
     assert turned.size == ((30, 20) if orientation < 5 else (20, 30))
 
 
@@ -187,7 +187,7 @@ def test_the_digest_sees_contents(tmp_path):
 
 def test_one_image_changes_the_decoded_square(photos):
     """`decode` of an upright photograph is what it was before orientations were read."""
-    square, aspect = decode(photos / "ant" / "0.png", 16)
+    square, aspect_ratio = decode(photos / "ant" / "0.png", 16)
     expected = picture(0).resize((16, 16), Image.Resampling.BILINEAR)
     assert torch.equal(square, torch.from_numpy(np.array(expected)).permute(2, 0, 1))
-    assert aspect == 1.5
+    assert aspect_ratio == 1.5

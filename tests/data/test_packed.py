@@ -166,12 +166,12 @@ def test_a_packed_file_of_other_content_is_not_read(classes, tmp_path):
     with pytest.raises(UserError, match=r"is damaged .its content has changed.; delete it"):
         everything(data(classes, tmp_path / "p").pretrain)
     np.save(file, pixels)
-    aspects = np.load(file.with_name("aspects.npy"))
-    for wrong in (aspects * np.nan, -aspects, aspects.astype(np.float64), aspects[:3]):
+    aspect_ratios = np.load(file.with_name("aspects.npy"))
+    for wrong in (aspect_ratios * np.nan, -aspect_ratios, aspect_ratios.astype(np.float64), aspect_ratios[:3]):
         np.save(file.with_name("aspects.npy"), wrong)
         with pytest.raises(UserError, match=r"is damaged .*; delete it"):
             everything(data(classes, tmp_path / "p").pretrain)
-    np.save(file.with_name("aspects.npy"), aspects)
+    np.save(file.with_name("aspects.npy"), aspect_ratios)
     everything(data(classes, tmp_path / "p").pretrain)
     meta = file.with_name("meta.json")
     for text in (

@@ -168,9 +168,9 @@ def test_class_folders(photos):
     data = data_sets.folder("folder", str(photos), 16, "stop", **{**SPLIT, "val_fraction": 0.34})
     assert data.classes == ["ant", "bee", "cat"]
     assert (len(data.pretrain), len(data.train_labeled), len(data.val)) == (18, 12, 6)
-    images, labels, aspects = next(iter(Loader(data.train_labeled, 12, shuffle=False, resident=True)))
+    images, labels, aspect_ratios = next(iter(Loader(data.train_labeled, 12, shuffle=False, resident=True)))
     assert torch.equal(images[:, 1, 0, 0], (100 * labels).to(torch.uint8))
-    assert aspects[0] == pytest.approx(40 / 30)
+    assert aspect_ratios[0] == pytest.approx(40 / 30)
 
 
 def test_a_flat_folder_has_no_labels(photos):
@@ -205,10 +205,10 @@ def test_paths_that_hold_no_image(tmp_path, what):
 def test_decode_squeezes_and_tells_the_aspect(tmp_path):
     ramp = np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (100, 1))
     Image.fromarray(ramp).convert("RGB").save(tmp_path / "a.png")
-    image, aspect = decode(tmp_path / "a.png", 50)
+    image, aspect_ratio = decode(tmp_path / "a.png", 50)
     assert image.shape == (3, 50, 50)
     assert image.dtype == torch.uint8
-    assert aspect == 2
+    assert aspect_ratio == 2
     assert (image[0, 0].float().diff() > 0).all()  # the whole width is there
 
 

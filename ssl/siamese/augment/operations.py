@@ -44,13 +44,13 @@ class Operation(ABC):
         """Whether it can change an image at all."""
 
     @abstractmethod
-    def draw(self, *uniform: Tensor, height: int, width: int, aspect: Tensor | None) -> dict[str, Tensor]:
+    def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         """The values of `fields` for B samples.
 
         Args:
             uniform: (B,) or (B, n) uniform numbers in [0, 1), one for each entry of `columns`, then (B, more).
             height, width: of the images, pixels.
-            aspect: (B,) width / height of the original photographs, or None.
+            aspect_ratio: (B,) width / height of the original photographs, or None.
         """
 
     @abstractmethod
@@ -82,7 +82,7 @@ class Rotate(Operation):
     def active(self) -> bool:
         return self.degrees != 0
 
-    def draw(self, *uniform: Tensor, height: int, width: int, aspect: Tensor | None) -> dict[str, Tensor]:
+    def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         return {"degrees": (2 * uniform[0] - 1) * self.degrees}
 
     def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
@@ -107,8 +107,8 @@ class CropAndFlip(Operation):
     def __init__(self, crop_scale: CropScale, crop_ratio: Range, interpolation: Interpolation, flip_p: Probability):
         self.scale, self.ratio, self.interpolation, self.flip_p = crop_scale, crop_ratio, interpolation, flip_p
 
-    def draw(self, *uniform: Tensor, height: int, width: int, aspect: Tensor | None) -> dict[str, Tensor]:
-        box = crop_boxes(uniform[0], height, width, self.scale, self.ratio, aspect)
+    def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
+        box = crop_boxes(uniform[0], height, width, self.scale, self.ratio, aspect_ratio)
         return {"box": box, "flip": uniform[1] < self.flip_p}
 
     def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
@@ -138,7 +138,7 @@ class ColorJitter(Operation):
     def active(self) -> bool:
         return self.p > 0
 
-    def draw(self, *uniform: Tensor, height: int, width: int, aspect: Tensor | None) -> dict[str, Tensor]:
+    def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         factors, order, coin = uniform
         strength = self.strengths
         low = torch.cat([(1 - strength[:3]).clamp(min=0), -strength[3:]])
@@ -167,7 +167,7 @@ class Grayscale(Operation):
     def active(self) -> bool:
         return self.p > 0
 
-    def draw(self, *uniform: Tensor, height: int, width: int, aspect: Tensor | None) -> dict[str, Tensor]:
+    def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         return {"gray": uniform[0] < self.p}
 
     def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
@@ -195,7 +195,7 @@ class Blur(Operation):
     def active(self) -> bool:
         return self.p > 0
 
-    def draw(self, *uniform: Tensor, height: int, width: int, aspect: Tensor | None) -> dict[str, Tensor]:
+    def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         low, high = self.sigma
         return {"blur": uniform[0] < self.p, "sigma": low + (high - low) * uniform[1]}
 
@@ -226,7 +226,7 @@ class Solarize(Operation):
     def active(self) -> bool:
         return self.p > 0
 
-    def draw(self, *uniform: Tensor, height: int, width: int, aspect: Tensor | None) -> dict[str, Tensor]:
+    def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         return {"solarize": uniform[0] < self.p}
 
     def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
@@ -255,7 +255,7 @@ def on_chosen(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Any]
 
 def draw_all(
     operations: Sequence[Operation], batch: int, height: int, width: int, generator: torch.Generator,
-    aspect: Tensor | None = None,
+    aspect_ratio: Tensor | None = None,
 ) -> ViewParams:  # fmt: skip
     """The parameters of all operations for `batch` images of (height, width) pixels."""
     shared = torch.rand(batch, SHARED, generator=generator)
@@ -265,5 +265,5 @@ def draw_all(
         if operation.more:
             size = batch, operation.more
             uniform.append(torch.rand(size, generator=generator) if operation.active else torch.ones(size))
-        values |= operation.draw(*uniform, height=height, width=width, aspect=aspect)
+        values |= operation.draw(*uniform, height=height, width=width, aspect_ratio=aspect_ratio)
     return ViewParams(**values)

@@ -26,7 +26,7 @@ def crop_boxes(
     width: int,
     scale: Sequence[float],
     ratio: Sequence[float],
-    aspect: Tensor | None = None,
+    aspect_ratio: Tensor | None = None,
 ) -> Tensor:
     """Boxes (B, 4) distributed as torchvision's `RandomResizedCrop.get_params`.
 
@@ -34,11 +34,11 @@ def crop_boxes(
         uniform: (B, CROP_COLUMNS) uniform numbers in [0, 1).
         scale: bounds of the box's share of the area.
         ratio: bounds of width / height, drawn log-uniformly.
-        aspect: (B,) width / height of the original photographs, if they were squeezed into (height, width). The box
-            then has the drawn area and ratio in the original (Inception crop, arXiv:1409.4842), to a pixel of the
+        aspect_ratio: (B,) width / height of the original photographs, if they were squeezed into (height, width). The
+            box then has the drawn area and ratio in the original (Inception crop, arXiv:1409.4842), to a pixel of the
             squeezed image, and at least one pixel.
     """
-    squeeze = torch.ones(len(uniform), 1) if aspect is None else (aspect.view(-1, 1).cpu() * height / width)
+    squeeze = torch.ones(len(uniform), 1) if aspect_ratio is None else (aspect_ratio.view(-1, 1).cpu() * height / width)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[:, :CROP_TRIES])
     low, high = torch.tensor(ratio, dtype=torch.float32).log()
     shape = torch.exp(low + (high - low) * uniform[:, CROP_TRIES : 2 * CROP_TRIES])

@@ -67,10 +67,10 @@ class View(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
     def draw(
-        self, batch: int, height: int, width: int, generator: torch.Generator, aspect: Tensor | None = None
+        self, batch: int, height: int, width: int, generator: torch.Generator, aspect_ratio: Tensor | None = None
     ) -> ViewParams:
         """Parameters for `batch` images of (height, width) pixels."""
-        return draw_all(self.operations, batch, height, width, generator, aspect)
+        return draw_all(self.operations, batch, height, width, generator, aspect_ratio)
 
     def render(self, images: Tensor, params: ViewParams) -> Tensor:
         """(B, 3, H, W) uint8 and their parameters to (B, 3, size, size) float."""
@@ -81,10 +81,10 @@ class View(nn.Module):
                 images = operation.apply(images, params, self.size, self.compiled)
         return ops.normalize(images, self.mean, self.std)
 
-    def forward(self, images: Tensor, generator: torch.Generator, aspect: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, generator: torch.Generator, aspect_ratio: Tensor | None = None) -> Tensor:
         """Draw and apply."""
         height, width = images.shape[-2:]
-        return self.render(images, self.draw(len(images), height, width, generator, aspect))
+        return self.render(images, self.draw(len(images), height, width, generator, aspect_ratio))
 
 
 class Views(nn.Module):
@@ -146,9 +146,9 @@ class Views(nn.Module):
             view.native, view.compiled = compiled and cpu, compiled and not cpu
         return f"{len(views)} of {views[0].size} px, {'' if compiled else 'not '}compiled ({why})"
 
-    def forward(self, images: Tensor, aspect: Tensor | None = None) -> list[Tensor]:
+    def forward(self, images: Tensor, aspect_ratio: Tensor | None = None) -> list[Tensor]:
         """(B, 3, H, W) uint8 to a list of (B, 3, size, size) float views."""
-        return [view(images, self.generator, aspect) for view in self.views]
+        return [view(images, self.generator, aspect_ratio) for view in self.views]
 
     def get_extra_state(self) -> dict[str, Tensor]:
         return {"generator": self.generator.get_state()}
@@ -188,12 +188,12 @@ class CleanView(nn.Module):
         view.interpolation = interpolation
         return view
 
-    def forward(self, images: Tensor, aspect: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) uint8 to (B, 3, size, size) float; `aspect` as in `crop_boxes`."""
+    def forward(self, images: Tensor, aspect_ratio: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W) uint8 to (B, 3, size, size) float; `aspect_ratio` as in `crop_boxes`."""
         batch, _, height, width = images.shape
-        if aspect is None and self.center == 1 and height == width == self.size:
+        if aspect_ratio is None and self.center == 1 and height == width == self.size:
             return ops.normalize(images.float().div_(255), self.mean, self.std)
-        squeeze = torch.ones(batch) if aspect is None else aspect.cpu() * height / width
+        squeeze = torch.ones(batch) if aspect_ratio is None else aspect_ratio.cpu() * height / width
         original = width / height * squeeze  # width / height of the photograph
         box_height = (self.center * height * original.clamp(max=1)).clamp(min=1)
         box_width = (self.center * width / original.clamp(min=1)).clamp(min=1)

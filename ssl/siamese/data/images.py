@@ -32,13 +32,13 @@ class ImageBatch:
 
     Args:
         images: (B, C, H, W) uint8.
-        aspects: (B,) width / height of the original files, None where images were not squeezed.
+        aspect_ratios: (B,) width / height of the original files, None where images were not squeezed.
         unreadable: (B,) bool, files that could not be decoded (a neighbour's image takes their place), or None.
         errors: a path and a reason, separated by a tab, for each file that could not be decoded.
     """
 
     images: Tensor
-    aspects: Tensor | None = None
+    aspect_ratios: Tensor | None = None
     unreadable: Tensor | None = None
     errors: tuple[str, ...] = ()
 
@@ -161,9 +161,9 @@ class ImageFiles(ImageStore):
                 decoded = list(pool.map(self._decode, indices.tolist()))
         else:
             decoded = [self._decode(i) for i in indices.tolist()]
-        images, aspects, errors = zip(*decoded, strict=True)
+        images, aspect_ratios, errors = zip(*decoded, strict=True)
         unreadable = torch.tensor([bool(e) for e in errors])
-        return ImageBatch(torch.stack(images), torch.tensor(aspects), unreadable, tuple(e for e in errors if e))
+        return ImageBatch(torch.stack(images), torch.tensor(aspect_ratios), unreadable, tuple(e for e in errors if e))
 
     def _decode(self, index: int) -> tuple[Tensor, float, str]:
         error = ""
@@ -191,8 +191,8 @@ class ImageFiles(ImageStore):
 def decode(file: Path, size: int) -> tuple[Tensor, float]:
     """An image file to ((3, size, size) uint8, width / height of the original).
 
-    The image is turned by its EXIF orientation and squeezed into the square with antialiasing. The aspect lets the
-    crops undo the squeeze, so that they cover the whole photograph as the papers' crops do. A JPEG is decoded at a
+    The image is turned by its EXIF orientation and squeezed into the square with antialiasing. The aspect ratio lets
+    the crops undo the squeeze, so that they cover the whole photograph as the papers' crops do. A JPEG is decoded at a
     reduced scale where that suffices.
 
     Raises:
@@ -201,18 +201,18 @@ def decode(file: Path, size: int) -> tuple[Tensor, float]:
     """
     with Image.open(file) as image:
         check_depth(image)
-        aspect = image.width / image.height
+        aspect_ratio = image.width / image.height
         image.draft("RGB", (size, size))
         square = image.convert("RGB")
         if image.format == "TIFF":  # loading turns it; before Pillow 11 its size changes only then
-            aspect = square.width / square.height
+            aspect_ratio = square.width / square.height
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))  # read after loading: Pillow may have turned a TIFF
     if turn is not None:
         square = square.transpose(turn)
         if turn in (Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE, *(TURNS[6], TURNS[8])):
-            aspect = 1 / aspect
+            aspect_ratio = 1 / aspect_ratio
     square = square.resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1), aspect
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1), aspect_ratio
 
 
 def check_depth(image: Image.Image) -> None:

@@ -83,7 +83,7 @@ class EpochSampler(Sampler[int]):
 
 
 class Loader:
-    """Batches (images (B, C, H, W) uint8, labels (B,), aspects (B,) on the host or None) of a split.
+    """Batches (images (B, C, H, W) uint8, labels (B,), aspect ratios (B,) on the host or None) of a split.
 
     Args:
         split: the samples.
@@ -119,14 +119,14 @@ class Loader:
         self.skipped: set[str] = set()  # unreadable files met so far
         self.loader: DataLoader[Any] | None = None
         self.held: Tensor | None = None  # the resident images
-        self.aspects: Tensor | None = None  # of the resident images
+        self.aspect_ratios: Tensor | None = None  # of the resident images
         self._report(self.store.prepare())
         if resident:
             whole = self.store.read_all(max(1, workers))
             self._report(whole.errors)
             labels = _known(self.labels, whole)
             self.held, self.labels = whole.images.to(self.device), labels.to(self.device)
-            self.aspects = whole.aspects
+            self.aspect_ratios = whole.aspect_ratios
         elif self.store.decodes:
             self.loader = self._workers(shuffle)
 
@@ -179,7 +179,11 @@ class Loader:
             return
         on_device = order.to(self.device).split(self.batch_size)
         for index, there in zip(indices, on_device, strict=True):
-            yield self.held[there], self.labels[there], None if self.aspects is None else self.aspects[index]
+            yield (
+                self.held[there],
+                self.labels[there],
+                None if self.aspect_ratios is None else self.aspect_ratios[index],
+            )
 
     def _read_ahead(self, indices: Sequence[Tensor]) -> Iterator[Batch]:
         """Batches of a store that need no decoding; a thread reads the next one meanwhile."""
@@ -200,7 +204,7 @@ class Loader:
     def _ready(self, index: Tensor, batch: ImageBatch) -> Batch:
         self._report(batch.errors)
         labels = _known(self.labels[index], batch)
-        return batch.images, labels.pin_memory() if self.device.type == "cuda" else labels, batch.aspects
+        return batch.images, labels.pin_memory() if self.device.type == "cuda" else labels, batch.aspect_ratios
 
     def _report(self, errors: Sequence[str]) -> None:
         for path, reason in (error.split("\t", 1) for error in errors):

@@ -56,7 +56,7 @@ class PackedImages(ImageStore):
     def read(self, indices: Tensor, threads: int = 1) -> ImageBatch:
         rows = self.rows[indices]
         images = self.file.pixels.index_select(0, rows)
-        return ImageBatch(images, self.file.aspects[rows], self.file.unreadable[rows])
+        return ImageBatch(images, self.file.aspect_ratios[rows], self.file.unreadable[rows])
 
     def subset(self, indices: Tensor) -> "PackedImages":
         return PackedImages(self.file, self.rows[indices])
@@ -89,7 +89,7 @@ class PackedFile:
         files: the images, in this order.
         size: side of the squares, pixels.
         on_error: ``stop`` or ``skip``.
-        decode: an image file to its square and aspect.
+        decode: an image file to its square and aspect_ratio.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path], size: int, on_error: str, decode: Decode):
@@ -106,7 +106,7 @@ class PackedFile:
         return self._open()[0]
 
     @property
-    def aspects(self) -> Tensor:
+    def aspect_ratios(self) -> Tensor:
         """(N,) width / height of the original files."""
         return self._open()[1]
 
@@ -147,16 +147,16 @@ class PackedFile:
 
     def _read(self) -> tuple[Tensor, Tensor, dict[str, str]]:
         pixels = np.load(self.where / "x.npy", mmap_mode="c")
-        aspects = np.load(self.where / "aspects.npy")
+        aspect_ratios = np.load(self.where / "aspects.npy")
         meta = json.loads((self.where / "meta.json").read_text(encoding="utf-8"))
         count, errors = len(self.files), {str(int(i)): str(reason) for i, reason in meta["errors"].items()}
         if pixels.shape != (count, 3, self.size, self.size) or pixels.dtype != np.uint8:
             raise ValueError(f"holds {pixels.dtype} {pixels.shape}")
-        if aspects.shape != (count,) or any(not 0 <= int(i) < count for i in errors):
-            raise ValueError(f"is of {aspects.shape} images")
-        if meta["digest"] != _sampled(pixels, aspects):
+        if aspect_ratios.shape != (count,) or any(not 0 <= int(i) < count for i in errors):
+            raise ValueError(f"is of {aspect_ratios.shape} images")
+        if meta["digest"] != _sampled(pixels, aspect_ratios):
             raise ValueError("its content has changed")
-        return torch.from_numpy(pixels), torch.from_numpy(aspects), errors
+        return torch.from_numpy(pixels), torch.from_numpy(aspect_ratios), errors
 
     def _build(self) -> None:
         temporary = make_temp_dir(self.where)
@@ -165,11 +165,11 @@ class PackedFile:
             pixels = np.lib.format.open_memmap(temporary / "x.npy", "w+", np.uint8, (count, 3, self.size, self.size))
             with (temporary / "x.npy").open("r+b") as file:
                 reserve(file.fileno(), pixels.nbytes)
-            aspects, errors = np.ones(count, np.float32), {}
+            aspect_ratios, errors = np.ones(count, np.float32), {}
 
             def one(i: int) -> None:
                 try:
-                    square, aspects[i] = self.decode(self.files[i], self.size)
+                    square, aspect_ratios[i] = self.decode(self.files[i], self.size)
                     pixels[i] = square.numpy()
                 except Exception as reason:  # Pillow raises many kinds for a damaged file
                     errors[i] = str(reason)
@@ -191,19 +191,19 @@ class PackedFile:
             for i in errors:  # as `ImageFiles.read` does
                 pixels[i] = pixels[(i + int(np.argmax(np.roll(readable, -i)))) % count]
             pixels.flush()
-            np.save(temporary / "aspects.npy", aspects)
-            meta = {"errors": {str(i): errors[i] for i in sorted(errors)}, "digest": _sampled(pixels, aspects)}
+            np.save(temporary / "aspects.npy", aspect_ratios)
+            meta = {"errors": {str(i): errors[i] for i in sorted(errors)}, "digest": _sampled(pixels, aspect_ratios)}
             (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
             os.rename(temporary, self.where)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sampled(pixels: np.ndarray, aspects: np.ndarray) -> str:
-    """A digest of at most 256 evenly chosen squares and of all aspects."""
+def _sampled(pixels: np.ndarray, aspect_ratios: np.ndarray) -> str:
+    """A digest of at most 256 evenly chosen squares and of all aspect ratios."""
     chosen = np.linspace(0, len(pixels) - 1, min(len(pixels), 256), dtype=int)
     digest = hashlib.blake2b(np.ascontiguousarray(pixels[chosen]).data, digest_size=16)
-    digest.update(f"{aspects.dtype}".encode() + np.ascontiguousarray(aspects).tobytes())
+    digest.update(f"{aspect_ratios.dtype}".encode() + np.ascontiguousarray(aspect_ratios).tobytes())
     return digest.hexdigest()
 
 

@@ -103,15 +103,15 @@ class Method(pl.LightningModule, ABC):
                 child.compile()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Images and labels; the aspects stay on the host, where the crops are drawn."""
-        images, labels, aspect = batch
-        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True), aspect
+        """Images and labels; the aspect ratios stay on the host, where the crops are drawn."""
+        images, labels, aspect_ratio = batch
+        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True), aspect_ratio
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """(B, 3, H, W) uint8 images, labels, aspects to a `Batch` of views."""
+        """(B, 3, H, W) uint8 images, labels, aspect ratios to a `Batch` of views."""
         assert self.views is not None
-        images, labels, aspect = batch
-        return Batch(self.views(images, aspect), labels)
+        images, labels, aspect_ratio = batch
+        return Batch(self.views(images, aspect_ratio), labels)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self.report(self.loss(batch.views), batch)

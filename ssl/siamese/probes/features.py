@@ -125,8 +125,8 @@ def forward(
     backbone.eval()
     view = None if view is None else view.to(device)
     try:
-        for images, y, aspect in batches:
-            x = images if view is None else view(images.to(device, non_blocking=True), aspect)
+        for images, y, aspect_ratio in batches:
+            x = images if view is None else view(images.to(device, non_blocking=True), aspect_ratio)
             with torch.compiler.set_stance("force_eager"):  # a compilation for eval mode costs more than it saves
                 features = backbone(x).float()
             yield features, y.to(device)
@@ -145,8 +145,8 @@ def view_features(
     views = views.to(device)
 
     def augmented(q: int) -> Batches:
-        for x, y, aspect in batches:
-            yield views.views[q % len(views.views)](x.to(device), generator, aspect), y, None
+        for x, y, aspect_ratio in batches:
+            yield views.views[q % len(views.views)](x.to(device), generator, aspect_ratio), y, None
 
     seen = [torch.cat([x for x, _ in forward(backbone, augmented(q), None, device)]) for q in range(per_image)]
     return torch.stack(seen, 1)

@@ -75,11 +75,11 @@ def views_picture(file: Path, views: Views, loader: Loader, count: int = 8, tile
 
     The state of the views' generator is restored, so that the picture changes nothing in the run.
     """
-    images, _, aspect = next(iter(loader))
-    images, aspect = images[:count], None if aspect is None else aspect[:count]
+    images, _, aspect_ratio = next(iter(loader))
+    images, aspect_ratio = images[:count], None if aspect_ratio is None else aspect_ratio[:count]
     state = views.generator.get_state()
     device = images.device
-    made = views.to(device)(images, aspect)
+    made = views.to(device)(images, aspect_ratio)
     views.generator.set_state(state)
     rows = [images.float() / 255]
     for view, x in zip(views.views, made, strict=True):

@@ -12,7 +12,7 @@ from siamese.errors import UserError
 from siamese.evaluation.few_labels import few
 from siamese.evaluation.protocols.finetune import Tuning
 from siamese.evaluation.protocols.linear import Linear
-from siamese.evaluation.protocols.lowshot import LowShot, choose
+from siamese.evaluation.protocols.lowshot import LowShot, select_head
 from siamese.options import options
 from siamese.probes import LinearGrid
 from siamese.probes.linear import Standardised
@@ -120,7 +120,7 @@ def test_only_classes_with_two_labels_are_held_out(target):
     grid = LinearGrid([0.01, 0.1, 0.3], [0.0, 0.01], epochs=20, batch_size=16, seed=0)
     whole = target().all_features()
     index = torch.cat([(whole.y == c).nonzero()[: 2 if c == 1 else 1, 0] for c in range(4)])
-    chosen = choose(whole.subset(index), grid, 4, 0)
+    chosen = select_head(whole.subset(index), grid, 4, 0)
     held_out = []
     for i in (1, 2):  # the two of class 1, one after the other
         rest = whole.subset(index[torch.arange(5) != i])

@@ -100,11 +100,11 @@ class Tuning:
         network.train()
         for epoch in range(epochs):
             loader.sampler.set_epoch(epoch)
-            for i, (images, labels, aspect) in enumerate(loader):
+            for i, (images, labels, aspect_ratio) in enumerate(loader):
                 factor = lr_factor(epoch * steps + i, steps, epochs, min(self.warmup_epochs, epochs / 2))
                 for group in optimizer.param_groups:
                     group["lr"] = rate * factor * group["lr_scale"]
-                logits = network(view(images.to(device), generator, aspect))
+                logits = network(view(images.to(device), generator, aspect_ratio))
                 loss = F.cross_entropy(logits, labels.to(device), ignore_index=-1)
                 optimizer.zero_grad()
                 loss.backward()

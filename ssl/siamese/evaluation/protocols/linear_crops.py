@@ -88,9 +88,9 @@ class LinearCrops(Protocol):
         steps = len(loader)
         for epoch in range(self.epochs):
             loader.sampler.set_epoch(epoch)
-            for i, (images, labels, aspect) in enumerate(loader):
+            for i, (images, labels, aspect_ratio) in enumerate(loader):
                 # `all_training` marks the validation split by labels beyond the classes.
-                x = network(view(images.to(device), generator, aspect)).float()
+                x = network(view(images.to(device), generator, aspect_ratio)).float()
                 y = labels.to(device)
                 factor = lr_factor(epoch * steps + i, steps, self.epochs, 0.0, self.schedule, self.milestones, self.per)
                 heads.step(x, y % classes, (y >= 0) & (y < classes), y >= 0, factor)

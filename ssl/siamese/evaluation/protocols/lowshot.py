@@ -128,7 +128,7 @@ class LowShot(Protocol):
     def _linear(self, target: EvalTarget, labelled: Features, seed: int) -> tuple[float, dict[str, Any]]:
         """Top-1 of the linear head, and its setting."""
         classes, grid = target.data.num_classes, self.linear.grid
-        setting = choose(labelled, grid, classes, seed)
+        setting = select_head(labelled, grid, classes, seed)
         top1 = grid.score(labelled, target.features("test"), classes, setting).top1
         validated = None if math.isnan(setting.top1) else setting.top1
         return top1, {"lr": setting.lr, "weight_decay": setting.weight_decay, "validation_top1": validated}
@@ -207,7 +207,7 @@ class LowShot(Protocol):
         }
 
 
-def choose(few: Features, grid: LinearGrid, classes: int, seed: int) -> LinearResult:
+def select_head(few: Features, grid: LinearGrid, classes: int, seed: int) -> LinearResult:
     """The setting with the best top-1 over all folds, and this top-1; NaN with the middle of the lists if no sample can
     be held out."""
     settings, fold = grid.settings(), folds(few.y, FOLDS, seed)
