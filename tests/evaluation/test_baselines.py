@@ -9,17 +9,6 @@ from siamese import factory
 from siamese.errors import UserError
 
 
-def choices(node, path=""):
-    """Everything that a results.json calls chosen, without the test figure of the choice."""
-    out = {}
-    for key, value in node.items():
-        if key == "chosen":
-            out[path] = value if isinstance(value, list) else {k: v for k, v in value.items() if k != "top1"}
-        elif isinstance(value, dict):
-            out |= choices(value, f"{path}/{key}")
-    return out
-
-
 @pytest.mark.parametrize("method", ["simsiam", "moco"])
 def test_the_projectors_rank_is_that_of_its_output(session, evaluation, method):
     """RankMe as in its paper, on what the trained method itself puts out."""

@@ -18,17 +18,6 @@ from siamese.evaluation import cache as cache_module
 from siamese.evaluation.cache import FeatureCache
 
 
-def choices(node, path=""):
-    """Everything that a results.json calls chosen, without the test figure of the choice."""
-    out = {}
-    for key, value in node.items():
-        if key == "chosen":
-            out[path] = value if isinstance(value, list) else {k: v for k, v in value.items() if k != "top1"}
-        elif isinstance(value, dict):
-            out |= choices(value, f"{path}/{key}")
-    return out
-
-
 class Counted(torch.nn.Module):
     feature_dim = 2
 

@@ -8,17 +8,6 @@ from siamese.errors import UserError
 from siamese.evaluation.compare import compare
 
 
-def choices(node, path=""):
-    """Everything that a results.json calls chosen, without the test figure of the choice."""
-    out = {}
-    for key, value in node.items():
-        if key == "chosen":
-            out[path] = value if isinstance(value, list) else {k: v for k, v in value.items() if k != "top1"}
-        elif isinstance(value, dict):
-            out |= choices(value, f"{path}/{key}")
-    return out
-
-
 def test_runs_side_by_side(tmp_path, capsys):
     for method, base in (("byol", 0.9), ("moco", 0.8)):
         for seed in range(3):

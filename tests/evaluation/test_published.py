@@ -5,17 +5,6 @@ from siamese.evaluation.published import FILE, published_figures, published_name
 from siamese.options import CONF
 
 
-def choices(node, path=""):
-    """Everything that a results.json calls chosen, without the test figure of the choice."""
-    out = {}
-    for key, value in node.items():
-        if key == "chosen":
-            out[path] = value if isinstance(value, list) else {k: v for k, v in value.items() if k != "top1"}
-        elif isinstance(value, dict):
-            out |= choices(value, f"{path}/{key}")
-    return out
-
-
 def test_published_figures_are_shown_for_their_stem(trained, evaluation):
     made = evaluation(trained)
     data, cfg = made.data["digits"]

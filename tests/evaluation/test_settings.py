@@ -7,17 +7,6 @@ from siamese.evaluation import settings
 from siamese.options import CONF
 
 
-def choices(node, path=""):
-    """Everything that a results.json calls chosen, without the test figure of the choice."""
-    out = {}
-    for key, value in node.items():
-        if key == "chosen":
-            out[path] = value if isinstance(value, list) else {k: v for k, v in value.items() if k != "top1"}
-        elif isinstance(value, dict):
-            out |= choices(value, f"{path}/{key}")
-    return out
-
-
 def test_settings_of_a_protocol_that_does_not_run_are_refused(config):
     cfg = config(name="eval_linear")
     for given, says in (

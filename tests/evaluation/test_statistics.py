@@ -5,17 +5,6 @@ from scipy import stats
 from siamese.evaluation.statistics import exceeds, interval
 
 
-def choices(node, path=""):
-    """Everything that a results.json calls chosen, without the test figure of the choice."""
-    out = {}
-    for key, value in node.items():
-        if key == "chosen":
-            out[path] = value if isinstance(value, list) else {k: v for k, v in value.items() if k != "top1"}
-        elif isinstance(value, dict):
-            out |= choices(value, f"{path}/{key}")
-    return out
-
-
 def test_the_interval_is_students():
     values = [0.9, 0.92, 0.97, 0.91]
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
