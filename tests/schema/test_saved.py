@@ -1,5 +1,7 @@
 """The config of an untrusted checkpoint runs no code, reads no secrets and chooses no place to write."""
 
+import contextlib
+import copy
 import os
 from pathlib import Path
 
@@ -89,6 +91,37 @@ def test_supervised_checkpoint_is_checked_too(config, saved):
     with pytest.raises(UserError, match=r"^eval.supervised=b.ckpt: .*collect_env.*trust_config=true"):
         evaluation(config, f"ckpt={good}", f"eval.supervised={bad}")
     assert sorted(os.listdir()) == ["a.ckpt", "b.ckpt"]
+
+
+def places_of(node, place=()):
+    for key, value in node.items():
+        yield (*place, key)
+        if isinstance(value, dict):
+            yield from places_of(value, (*place, key))
+
+
+@pytest.mark.parametrize(
+    "garbage", [[], {}, None, 3, "x", [1], {"a": 1}, True, {"_target_": []}, [{"_target_": {}}]], ids=str
+)
+def test_config_of_other_types_is_refused_without_a_crash(garbage):
+    """At every place of a config of then and of now, options of timm included."""
+    old = yaml.safe_load(OLD_CONFIG.read_text())
+    timm = {
+        "_target_": "siamese.backbones.timm_model",
+        "name": "x",
+        "image_size": 8,
+        "pretrained": False,
+        "options": {},
+    }
+    for base in (old, upgraded(old), {**old, "backbone": timm}):
+        for place in places_of(base):
+            changed = copy.deepcopy(base)
+            node = changed
+            for key in place[:-1]:
+                node = node[key]
+            node[place[-1]] = garbage
+            with contextlib.suppress(UserError):
+                trusted(changed, "ckpt=x", trust=False)
 
 
 @pytest.mark.parametrize("text", ["${oc.env:SECRET}", "a${oc.env:SECRET}b", "${seed}", "${oc.decode:x}", "???"])

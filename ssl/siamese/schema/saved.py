@@ -125,8 +125,9 @@ def _check_targets(key: str, value: Any) -> None:
                 "calling it could run any code",
                 "if you know the file and trust that name, add trust_config=true",
             )
-        if value["_target_"] == "siamese.backbones.timm_model":
-            for name, option in (value.get("options") or {}).items():
+        options = value.get("options")
+        if value["_target_"] == "siamese.backbones.timm_model" and isinstance(options, dict):
+            for name, option in options.items():
                 large = option > 4096 if isinstance(option, (int, float)) else not isinstance(option, str)
                 if str(name).startswith(TIMM_FILES) or large:
                     what = "may be too large" if large else "would read or fetch another file"
