@@ -73,7 +73,7 @@ def test_mistakes(trained, evaluation, arguments, says, tmp_path):
 @pytest.mark.parametrize("given", ["data.split_seed=3", "data.test_seed=5", "data.val_fraction=0.2"])
 def test_data_set_of_the_training_keeps_its_split(config, given):
     """Otherwise training images would be tested on, and a supervised row would have seen the labels that choose."""
-    trained = config("data.split_seed=7", "data.train_images=500")
+    trained, cfg = config("data.split_seed=7", "data.train_images=500"), config(name="eval_linear")
     OmegaConf.resolve(trained)
     OmegaConf.set_struct(trained, False)
 
@@ -85,5 +85,25 @@ def test_data_set_of_the_training_keeps_its_split(config, given):
     assert (judged.data.split_seed, judged.data.train_images, judged.data.resident) == (7, 500, False)
     with pytest.raises(UserError, match=rf"{given}: the checkpoint was trained with data\.\w+=.*; leave it out"):
         judge("data=digits", given)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        _, listed = settings.other_data("digits", trained, cfg, [])
+    assert (listed.data.split_seed, listed.data.train_images) == (7, 500)
     other = judge("data=cifar10", "data.split_seed=3")
     assert (other.data.name, other.data.split_seed, other.data.crop) == ("cifar10", 3, 8)
+
+
+def test_another_file_of_the_same_kind_has_its_own_split(config, tmp_path):
+    for name in ("a.npz", "b.npz"):
+        (tmp_path / name).touch()
+    (tmp_path / "link.npz").symlink_to(tmp_path / "a.npz")
+    trained = config("data=npz", f"data.path={tmp_path / 'a.npz'}", "data.split_seed=7", "data.train_images=500")
+    cfg = config(name="eval_linear")
+    OmegaConf.resolve(trained)
+    OmegaConf.set_struct(trained, False)
+    for name, seed in (("a.npz", 7), ("link.npz", 7), ("gone.npz", 7), ("b.npz", 0)):
+        path = tmp_path / name
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            chosen = settings.of_ours(trained, settings.Given(["data=npz", f"data.path={path}"]))
+            _, listed = settings.other_data(f"npz:{path}", trained, cfg, [])
+        assert chosen.data.split_seed == listed.data.split_seed == seed, name
+        assert chosen.data.path == listed.data.path == str(path)

@@ -1,6 +1,7 @@
 """Settings of eval_linear.py: the protocols, and the pretraining that the checkpoint comes from."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -188,8 +189,7 @@ def of_ours(trained: DictConfig, given: Given) -> DictConfig:
     own = composed(given.setting, [*view, *given.overrides])
     out = trained.copy()
     if given.chooses("data"):
-        same = (own.data.name, own.data._target_) == (trained.data.name, trained.data._target_)
-        out.data = _same_data(trained, own, given) if same else own.data
+        out.data = _data_of(trained, own, [key for key in own.data if given.has(f"data.{key}")])
     for group in ("backbone", "augment"):
         if given.chooses(group):
             out[group] = own[group]
@@ -198,10 +198,20 @@ def of_ours(trained: DictConfig, given: Given) -> DictConfig:
     return out
 
 
-def _same_data(trained: DictConfig, own: DictConfig, given: Given) -> DictConfig:
-    """The training's data set with the keys that are given, none of which may change its split."""
+def _data_of(trained: DictConfig, own: DictConfig, given: Sequence[str]) -> DictConfig:
+    """The data set of `own`, or the training's if it is the same one, with its split.
+
+    Args:
+        given: keys that the user gave, none of which may change the training's split.
+    """
+    if (own.data.name, own.data._target_) != (trained.data.name, trained.data._target_):
+        return own.data
+    paths = [trained.data.get("path"), own.data.get("path")]
+    there = "path" in given and all(path is not None and os.path.exists(str(path)) for path in paths)
+    if there and not os.path.samefile(*map(str, paths)):
+        return own.data  # other images of the same kind
     data = trained.data.copy()
-    for key in (key for key in own.data if given.has(f"data.{key}")):
+    for key in given:
         if key not in (*factory.LOADING, *PLACES, "size") and own.data[key] != data.get(key):
             raise UserError(
                 f"data.{key}={own.data[key]}", f"the checkpoint was trained with data.{key}={data.get(key)}",
@@ -235,6 +245,7 @@ def other_data(item: str, trained: DictConfig, cfg: DictConfig, taken: Sequence[
     if label in taken:
         raise UserError(f"eval.data=[{item}]", "is judged already", "name each data set once")
     other = composed(f"eval.data=[{item}]", [f"data={name}", *([f"data.path={path}"] if path else [])])
+    other.data = _data_of(trained, other, ["path"] if path else [])
     other.data.crop, other.augment = trained.data.crop, trained.augment
     for key in ("resident", "resident_mb", "workers"):
         other.data[key] = cfg.data[key]
