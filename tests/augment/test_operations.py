@@ -23,10 +23,6 @@ class Invert(Operation):
     def __init__(self, invert_p: Probability = 0.0):
         self.p = invert_p
 
-    @property
-    def active(self):
-        return self.p > 0
-
     def draw(self, *uniform, height, width, aspect_ratio):
         return {"invert": uniform[0][:, 0] < self.p}
 

@@ -30,18 +30,19 @@ class Operation(ABC):
         more: how many uniform numbers of its own it draws for a sample. Every operation beyond the ones here uses
             these, so that the random numbers of existing recipes stay as they are.
         place: operations are applied in the order of this number.
-        resizes: True for the one operation that turns images (B, 3, H, W) into views in [0, 1].
+        p: probability for each sample; 1 if it is always applied.
     """
 
     fields: ClassVar[tuple[str, ...]]
     columns: ClassVar[tuple[Column, ...]] = ()
     more: ClassVar[int] = 0
     place: float
+    p: float = 1.0
 
     @property
-    @abstractmethod
     def active(self) -> bool:
         """Whether it can change an image at all."""
+        return self.p > 0
 
     @abstractmethod
     def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
@@ -102,7 +103,6 @@ class CropAndFlip(Operation):
     """
 
     fields, columns, place = ("box", "flip"), (slice(0, CROP_COLUMNS), CROP_COLUMNS + 8), 10
-    active = True  # type: ignore[assignment]
 
     def __init__(self, crop_scale: CropScale, crop_ratio: Range, interpolation: Interpolation, flip_p: Probability):
         self.scale, self.ratio, self.interpolation, self.flip_p = crop_scale, crop_ratio, interpolation, flip_p
@@ -134,10 +134,6 @@ class ColorJitter(Operation):
     def __init__(self, jitter: Jitter, jitter_p: Probability):
         self.strengths, self.p = torch.tensor(jitter), jitter_p
 
-    @property
-    def active(self) -> bool:
-        return self.p > 0
-
     def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         factors, order, coin = uniform
         strength = self.strengths
@@ -163,10 +159,6 @@ class Grayscale(Operation):
     def __init__(self, gray_p: Probability, gray_first: bool):
         self.p, self.first, self.place = gray_p, gray_first, 20 if gray_first else 40
 
-    @property
-    def active(self) -> bool:
-        return self.p > 0
-
     def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         return {"gray": uniform[0] < self.p}
 
@@ -190,10 +182,6 @@ class Blur(Operation):
 
     def __init__(self, blur_p: Probability, blur_sigma: Range, blur_kernel: Count):
         self.p, self.sigma, self.kernel = blur_p, blur_sigma, blur_kernel
-
-    @property
-    def active(self) -> bool:
-        return self.p > 0
 
     def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         low, high = self.sigma
@@ -221,10 +209,6 @@ class Solarize(Operation):
 
     def __init__(self, solarize_p: Probability):
         self.p = solarize_p
-
-    @property
-    def active(self) -> bool:
-        return self.p > 0
 
     def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         return {"solarize": uniform[0] < self.p}

@@ -70,7 +70,7 @@ def find_resume_point(cfg: DictConfig, folder: Path) -> ResumePoint:
     if done == cfg.epochs and run_dir.finished(folder, cfg.epochs):
         raise UserError(
             setting,
-            f"the run has finished its {before['epochs']} epochs",
+            f"the run has finished its {done} epochs",
             f"give more epochs=, or read {folder}/summary.json",
         )
     return ResumePoint(file, state, setting)
