@@ -145,6 +145,14 @@ def evaluation(config, tmp_path):
 
 
 @pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIAMESE_RUN_DIR", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
 def photos(tmp_path):
     """A folder of 40 small images without labels."""
     folder = tmp_path / "photos"

@@ -14,14 +14,6 @@ from siamese.errors import UserError
 from siamese.training import Run, build, check
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SIAMESE_RUN_DIR", raising=False)
-    return tmp_path
-
-
 def test_overwriting_a_run_removes_its_own_files_only(config, here):
     folder = here / "run"
     (folder / "checkpoints").mkdir(parents=True)

@@ -13,14 +13,6 @@ from siamese.errors import UserError
 from siamese.evaluation.build import build, check
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SIAMESE_RUN_DIR", raising=False)
-    return tmp_path
-
-
 def evaluate(config, *arguments):
     return build(check(config(*arguments, name="eval_linear"), []))
 

@@ -69,14 +69,6 @@ MISTAKES = [
 ]
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty current folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SIAMESE_RUN_DIR", raising=False)
-    return tmp_path
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="trainer=gpu is no mistake here")
 def test_missing_gpu_is_reported(config, here):
     with pytest.raises(UserError, match="no CUDA device"):

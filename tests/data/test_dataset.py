@@ -1,17 +1,10 @@
 import pytest
 import torch
+from split_cases import SPLIT, part
 
 from siamese.data import DataSet, Split
 from siamese.data.dataset import stratified
 from siamese.errors import UserError
-
-SPLIT = dict(val_fraction=0.1, split_seed=0)
-
-
-def part(n=100, classes=4, size=8):
-    labels = torch.arange(n) % classes
-    images = labels.view(-1, 1, 1, 1).expand(n, 3, size, size).to(torch.uint8).contiguous()
-    return Split(images, labels)
 
 
 def test_stratified_is_seeded_and_exact():

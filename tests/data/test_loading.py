@@ -1,28 +1,10 @@
 import pytest
 import torch
-from PIL import Image
+from split_cases import SPLIT, part
 
 from siamese.data import Loader, LoaderConfig, Split, loading
 from siamese.data import sets as data_sets
 from siamese.errors import UserError
-
-SPLIT = dict(val_fraction=0.1, split_seed=0)
-
-
-def part(n=100, classes=4, size=8):
-    labels = torch.arange(n) % classes
-    images = labels.view(-1, 1, 1, 1).expand(n, 3, size, size).to(torch.uint8).contiguous()
-    return Split(images, labels)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """A class-per-folder tree of 3 x 6 images; green's value tells the class."""
-    for label, name in enumerate(("ant", "bee", "cat")):
-        (tmp_path / name).mkdir()
-        for i in range(6):
-            Image.new("RGB", (40 + 4 * i, 30), (10 * i, 100 * label, 5)).save(tmp_path / name / f"{i}.png")
-    return tmp_path
 
 
 @pytest.mark.parametrize("resident", [False, True])
