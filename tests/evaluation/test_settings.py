@@ -105,5 +105,6 @@ def test_another_file_of_the_same_kind_has_its_own_split(config, tmp_path):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             chosen = settings.of_ours(trained, settings.Given(["data=npz", f"data.path={path}"]))
             _, listed = settings.other_data(f"npz:{path}", trained, cfg, [])
-        assert chosen.data.split_seed == listed.data.split_seed == seed, name
+            beside = settings.of_ours(trained, settings.Given(["data=npz"]), path=str(path))  # as the command line does
+        assert chosen.data.split_seed == listed.data.split_seed == beside.data.split_seed == seed, name
         assert chosen.data.path == listed.data.path == str(path)

@@ -166,11 +166,14 @@ def trusted_config(state: Mapping[str, Any], setting: str, trust: bool) -> DictC
     return trained
 
 
-def of_ours(trained: DictConfig, given: Given) -> DictConfig:
+def of_ours(trained: DictConfig, given: Given, path: Any = None) -> DictConfig:
     """The config by which a checkpoint of ours is judged: its own, with the groups that are given in place of its own.
 
     Images keep the crop, mean and std of the training, so that the network sees what it was trained on. The data set
     of the training keeps its split, so that no training image is tested on.
+
+    Args:
+        path: where the images lie, if that is given outside of `given` (`data.path=` of the evaluation's own config).
     """
     if not given.overrides:
         return trained
@@ -178,7 +181,7 @@ def of_ours(trained: DictConfig, given: Given) -> DictConfig:
         group = re.split(r"[.@/=]", override.lstrip("+~"))[0]
         if group not in GROUPS:
             remedy = "use augment=SCALE/RECIPE" if group.startswith("augment_") else f"choose {'=, '.join(GROUPS)}="
-            raise UserError(override, "is no setting of this checkpoint's evaluation", remedy)
+            raise UserError(override, "is not a setting of this evaluation", remedy)
         if not given.chooses(group):
             raise UserError(
                 override,
@@ -189,7 +192,10 @@ def of_ours(trained: DictConfig, given: Given) -> DictConfig:
     own = composed(given.setting, [*view, *given.overrides])
     out = trained.copy()
     if given.chooses("data"):
-        out.data = _data_of(trained, own, [key for key in own.data if given.has(f"data.{key}")])
+        keys = [key for key in own.data if given.has(f"data.{key}")]
+        if path is None and "path" in keys:
+            path = own.data.path
+        out.data = _data_of(trained, own, keys, path)
     for group in ("backbone", "augment"):
         if given.chooses(group):
             out[group] = own[group]
@@ -198,17 +204,17 @@ def of_ours(trained: DictConfig, given: Given) -> DictConfig:
     return out
 
 
-def _data_of(trained: DictConfig, own: DictConfig, given: Sequence[str]) -> DictConfig:
+def _data_of(trained: DictConfig, own: DictConfig, given: Sequence[str], path: Any) -> DictConfig:
     """The data set of `own`, or the training's if it is the same one, with its split.
 
     Args:
         given: keys that the user gave, none of which may change the training's split.
+        path: where the user says that the images lie, or None.
     """
     if (own.data.name, own.data._target_) != (trained.data.name, trained.data._target_):
         return own.data
-    paths = [trained.data.get("path"), own.data.get("path")]
-    there = "path" in given and all(path is not None and os.path.exists(str(path)) for path in paths)
-    if there and not os.path.samefile(*map(str, paths)):
+    paths = [str(p) for p in (trained.data.get("path"), path) if p is not None]
+    if len(paths) == 2 and all(map(os.path.exists, paths)) and not os.path.samefile(*paths):
         return own.data  # other images of the same kind
     data = trained.data.copy()
     for key in given:
@@ -245,7 +251,7 @@ def other_data(item: str, trained: DictConfig, cfg: DictConfig, taken: Sequence[
     if label in taken:
         raise UserError(f"eval.data=[{item}]", "is judged already", "name each data set once")
     other = composed(f"eval.data=[{item}]", [f"data={name}", *([f"data.path={path}"] if path else [])])
-    other.data = _data_of(trained, other, ["path"] if path else [])
+    other.data = _data_of(trained, other, ["path"] if path else [], path or None)
     other.data.crop, other.augment = trained.data.crop, trained.augment
     for key in ("resident", "resident_mb", "workers"):
         other.data[key] = cfg.data[key]
@@ -272,7 +278,7 @@ def pretraining(cfg: DictConfig, state: Any) -> tuple[DictConfig, DictConfig, st
     given = Given(cfg.foreign)
     if reading.is_ours(state):
         trained = trusted_config(state, f"ckpt={cfg.ckpt}", cfg.trust_config)
-        kind, judged = formats.OURS, of_ours(trained, given)
+        kind, judged = formats.OURS, of_ours(trained, given, cfg.data.path)
     else:
         kind, tensors = formats.recognise(cfg.ckpt, state)
         trained = judged = of_third_party(cfg.ckpt, kind, len(tensors), given)
