@@ -51,6 +51,10 @@ def test_the_run_resumes_to_the_same_weights(resumed):
     assert state["global_step"] == 18
     for name, tensor in torch.load(KEPT / "final_backbone.pt", weights_only=True).items():
         torch.testing.assert_close(state["state_dict"][name], tensor, atol=1e-3, rtol=1e-3, msg=name)
+    assert set(state["callbacks"]) == {"FiniteGradients", "Monitor"}  # the names of then
+    for name, tensor in torch.load(KEPT / "final_online_probe.pt", weights_only=True).items():
+        found = state["callbacks"]["Monitor"]["head"][name.removeprefix("head.")]
+        torch.testing.assert_close(found, tensor, atol=1e-3, rtol=1e-3, msg=name)
     rows = (folder / "run/metrics.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows[1:3]] == ["6", "6"]  # those of the killed run stay
     summary = json.loads((folder / "run/summary.json").read_text())
