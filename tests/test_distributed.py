@@ -9,7 +9,7 @@ import torch
 from equality import CASES
 from paths import ROOT
 
-from siamese.distributed import is_rank_zero
+from siamese.distributed import any_rank, is_rank_zero
 
 QUEUED = [case for case in CASES if case.startswith("moco") and case != "moco_v3"]  # with Shuffling BN and a queue
 
@@ -98,3 +98,9 @@ def test_rank_zero_is_known_before_a_process_group_exists(monkeypatch, environme
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     assert is_rank_zero() is first
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_one_process_does_not_ask_the_device(flag):
+    """A tensor on the meta device has no value: reading it would be an error, as it is a wait on a GPU."""
+    assert any_rank(flag, torch.device("meta")) is flag

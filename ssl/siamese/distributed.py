@@ -104,7 +104,9 @@ def on_all_ranks(flag: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is true on any rank. Every rank must call it; it waits for the device."""
+    """Whether `flag` is true on any rank. Every rank must call it; with several ranks it waits for the device."""
+    if world_size() == 1:
+        return flag
     return not bool(on_all_ranks(torch.tensor(not flag, device=device)))
 
 

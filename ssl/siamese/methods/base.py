@@ -119,7 +119,7 @@ class Method(pl.LightningModule, ABC):
     def report(self, loss: Tensor, batch: Batch) -> Tensor:
         """Log the loss; it stays on the device."""
         self.latest_loss = loss.detach()
-        self.log("loss", self.latest_loss, prog_bar=True, on_step=True, on_epoch=False, batch_size=len(batch.labels))
+        self.log("loss", self.latest_loss, on_step=True, on_epoch=False, batch_size=len(batch.labels))
         return loss
 
     def configure_optimizers(self) -> Any:

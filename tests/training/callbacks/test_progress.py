@@ -14,3 +14,11 @@ def test_output_without_terminal_has_a_line_per_evaluated_epoch(session, capsys,
     assert run.state.figures == {}
     assert run.state.images == 3 * STEPS * run.cfg.batch_size
     assert run.state.images_per_second > 0
+
+
+def test_lightning_collects_nothing_for_a_bar_of_its_own(session):
+    """It would read the loss from the device at every step."""
+    run = session()
+    run.fit()
+    assert run.trainer.progress_bar_metrics == {}
+    assert "loss" in run.trainer.callback_metrics
