@@ -106,11 +106,17 @@ def test_third_party_file(command, npz, tmp_path):
         (["backbone=small", "backbone.widhts=[4]"], "backbone.widhts=.*no such key"),
     ],
 )
-def test_mistakes_in_groups(command, trained, tmp_path, arguments, says):
-    done = command("eval_linear.py", f"ckpt={trained}", "run_dir=e", "eval=knn", *arguments)
+def test_mistakes_in_groups(evaluation, trained, tmp_path, arguments, says):
+    with pytest.raises(UserError) as error:
+        evaluation(trained, "eval=knn", *moved_groups(arguments))
+    assert re.search(says, f"error: {error.value}"), error.value
+    assert not (tmp_path / "e").exists()
+
+
+def test_mistake_in_a_group_ends_with_exit_code_2(command, trained, tmp_path):
+    done = command("eval_linear.py", f"ckpt={trained}", "run_dir=e", "eval=knn", "data=cifar11")
     assert done.returncode == 2
-    (line,) = done.stderr.strip().splitlines()
-    assert re.search(says, line), line
+    assert re.fullmatch("error: data=cifar11: no such option; choose one of .*\n", done.stderr)
     assert not (tmp_path / "e").exists()
 
 

@@ -1,5 +1,6 @@
 """Every key of a config has a type: an impossible value is one line that names it, before anything is built."""
 
+import functools
 import math
 
 import pytest
@@ -8,6 +9,8 @@ from omegaconf import OmegaConf
 from siamese.errors import UserError
 from siamese.options import options
 from siamese.schema import check_eval, check_train
+from siamese.schema.check import check_group
+from siamese.schema.groups import Train
 from siamese.training import build, check
 
 CHOICES = {group: options(group) for group in ("method", "data", "backbone", "optimizer", "trainer", "logger", "probe")}
@@ -52,27 +55,30 @@ def test_training_key_refuses_impossible_values(config, overrides):
     cfg = config(*overrides)
     check_train(cfg)
     OmegaConf.set_struct(cfg, False)
-    keys = [k for k in leaves(cfg) if not k.endswith("_target_")]
+    keys = [k for k in leaves(cfg) if not k.endswith("_target_") and k != "logger"]  # an empty node: see below
     assert len(keys) > 80
     if overrides != COMBINATIONS[0]:  # the other keys are those of the first one
         keys = [
             k for k in keys if k.startswith("method.loss." if len(overrides) == 2 else tuple(f"{g}." for g in CHOICES))
         ]
+    values = OmegaConf.to_container(cfg, resolve=True)  # once: to resolve a config takes longer than to check it
     accepted, unclear = [], []
     for key in keys:
-        before = OmegaConf.select(cfg, key)
+        *nodes, last = key.split(".")
+        node = functools.reduce(lambda inner, name: inner[name], nodes, values)
+        before = node[last]
         for value in (v for v in GARBAGE if not possible(key, v)):
-            OmegaConf.update(cfg, key, value, merge=False)
+            node[last] = value
             try:
-                check_train(cfg)
+                check_group("", values, Train)
                 accepted.append((key, value))
             except UserError as error:
-                if "\n" in str(error) or key.split(".")[-1] not in str(error):
+                if "\n" in str(error) or last not in str(error):
                     unclear.append((key, value, str(error)))
-        OmegaConf.update(cfg, key, before, merge=False)
+        node[last] = before
     assert accepted == []
     assert unclear == []
-    check_train(cfg)
+    check_group("", values, Train)
 
 
 @pytest.mark.parametrize("key", ["batch_size", "eval.knn.ks", "eval.linear.lrs", "eval.logistic.l2s", "data.workers",

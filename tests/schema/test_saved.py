@@ -113,7 +113,7 @@ def test_config_of_other_types_is_refused_without_a_crash(garbage):
         "pretrained": False,
         "options": {},
     }
-    for base in (old, upgraded(old), {**old, "backbone": timm}):
+    for base in ({**old, "backbone": timm}, {"probe": old["eval"], **{k: v for k, v in old.items() if k != "eval"}}):
         for place in places_of(base):
             changed = copy.deepcopy(base)
             node = changed
