@@ -34,6 +34,15 @@ def test_oldest_versions_are_the_lower_bounds():
         assert pinned[r.name] == bound or pinned[r.name].startswith(f"{bound}."), r.name
 
 
+def test_extras_are_tested():
+    """Their packages, with the same bounds, are among those that the tests use."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert set(extras) == {"tiff", "hf"}
+    assert {r for extra in extras.values() for r in map(Requirement, extra)} <= set(
+        requirements("requirements-dev.txt")
+    )
+
+
 @pytest.mark.parametrize(("version", "admitted"), [("3.9", False), ("3.10", True), ("3.13", True), ("3.14", False)])
 def test_python_versions(version, admitted):
     assert (version in SpecifierSet(PROJECT["project"]["requires-python"])) is admitted
