@@ -8,8 +8,8 @@ from siamese import cli
 
 
 def train(cfg: DictConfig) -> float:
-    """One run, from config to closing table. Returns the validation figure: linear top-1, or RankMe of the features
-    if there are no labels."""
+    """One run, from config to closing table. Returns the validation figure: linear top-1 (mAP where an image may have
+    several labels), or RankMe of the features if there are no labels."""
     from siamese import (  # torch and Lightning take seconds to import: Hydra reports its errors first
         config,
         sweep,
@@ -25,6 +25,10 @@ def train(cfg: DictConfig) -> float:
 def main(cfg: DictConfig) -> Any:
     from siamese import config, sweep
 
+    if cfg.get("mode") in ("check", "preview"):
+        from siamese import inspection
+
+        return inspection.check_images(cfg) if cfg.mode == "check" else inspection.preview(cfg)
     if not config.in_sweep():
         return train(cfg)
     try:

@@ -37,7 +37,7 @@ from rich.table import Table
 
 from siamese import factory
 from siamese.config import make
-from siamese.data.sets import three_channels
+from siamese.data.npz import channels_first
 from siamese.environment import channels_last, keep_freed_memory
 from siamese.training import Run, build, check
 from siamese.training.devices import resolve_auto
@@ -96,7 +96,7 @@ def bare_rate(cfg: DictConfig, images: np.ndarray, seconds: float, device: torch
     if cfg.compile:
         method.compile_networks()  # type: ignore[operator]
     optimizer, _ = make(cfg.optimizer).build(method.param_groups(), cfg.batch_size, 100, 10)  # type: ignore[operator]
-    ready = views(three_channels(images[: cfg.batch_size]).to(device))
+    ready = views(channels_first(images[: cfg.batch_size]).to(device))
     labels = torch.zeros(cfg.batch_size, dtype=torch.int64, device=device)
 
     def step(i: int) -> None:

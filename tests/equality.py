@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from hydra import compose, initialize_config_dir
@@ -15,6 +16,9 @@ from torch import nn
 
 from siamese import distributed, factory
 from siamese.batchnorm import SyncBatchNorm, convert_batchnorm
+from siamese.data import Loader, Split
+from siamese.data.crops import RandomCrops, ViewCrop
+from siamese.data.files import ImageFiles, Kind
 from siamese.methods import Batch
 from siamese.options import options
 from siamese.probes import metrics
@@ -49,7 +53,7 @@ def train(case: str, world: int, rank: int) -> dict:
             cfg.method.queue_size = 24  # wraps within five steps
     torch.manual_seed(0)
     method = factory.method(
-        cfg, factory.backbone(cfg), SimpleNamespace(labelled=True, num_classes=3, name="none")
+        cfg, factory.backbone(cfg), SimpleNamespace(labelled=True, multilabel=False, num_classes=3, name="none")
     ).double()
     module = Loss(method)
     if world > 1:
@@ -95,14 +99,32 @@ def probe(world: int, rank: int) -> torch.Tensor:
     return online.head[1].weight.detach()
 
 
+def crops(world: int, folder: str) -> list[tuple[list[torch.Tensor], torch.Tensor]]:
+    """This process's views and labels of two epochs of image files, cut by worker processes."""
+    files = sorted(Path(folder, "photos").iterdir())
+    store = ImageFiles(files, 8, Kind(4, np.dtype(np.uint16), 10_000))
+    cutter = RandomCrops(
+        7, [ViewCrop(6, (0.2, 1), (0.75, 1.33), "bilinear", 20.0), ViewCrop(5, (0.1, 0.5), (1, 1), "bicubic")]
+    )
+    loader = Loader(Split(store, torch.arange(len(files))), 6 // world, True, False, workers=2, seed=3, cutter=cutter)
+    out = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        out += [(images, labels) for images, labels, _ in loader]
+    return out
+
+
 def main(folder: str) -> None:
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    two = {case: train(case, 2, rank) for case in CASES} | {"probe": probe(2, rank)}
+    two = {case: train(case, 2, rank) for case in CASES} | {"probe": probe(2, rank), "crops": crops(2, folder)}
     dist.destroy_process_group()
     torch.save(two, f"{folder}/two-{rank}.pt")
     if rank == 0:
-        torch.save({case: train(case, 1, 0) for case in CASES} | {"probe": probe(1, 0)}, f"{folder}/one.pt")
+        torch.save(
+            {case: train(case, 1, 0) for case in CASES} | {"probe": probe(1, 0), "crops": crops(1, folder)},
+            f"{folder}/one.pt",
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from equality import CASES
@@ -18,6 +19,10 @@ QUEUED = [case for case in CASES if case.startswith("moco") and case != "moco_v3
 def trained(tmp_path_factory):
     """Results of two processes and of one: (rank 0, rank 1, one)."""
     folder = tmp_path_factory.mktemp("equality")
+    (folder / "photos").mkdir()
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 60_000, (40 + i, 50, 4), dtype=np.uint16)
+        np.save(folder / "photos" / f"{i:02}.npy", pixels)
     processes = [
         subprocess.Popen(
             [sys.executable, str(ROOT / "tests" / "equality.py"), str(folder)],
@@ -50,6 +55,17 @@ def test_two_processes_train_as_one_does(trained, case):
         close(ours["gradients"], one["gradients"], 1e-10)
         close(ours["parameters"], one["parameters"], 1e-9)
     assert max(g.abs().max() for g in first["gradients"].values()) > 1e-6  # not all zero
+
+
+def test_crops_of_two_processes_are_those_of_one(trained):
+    """Cut from the files, whichever process cuts them."""
+    first, second, one = (t["crops"] for t in trained)
+    assert len(first) == len(second) == len(one) == 6
+    for ours, theirs, expected in zip(first, second, one, strict=True):
+        assert torch.equal(torch.cat([ours[1], theirs[1]]), expected[1])
+        for view in range(2):
+            assert torch.equal(torch.cat([ours[0][view], theirs[0][view]]), expected[0][view])
+    assert not torch.equal(one[0][0][0], one[3][0][0])  # another epoch, other crops
 
 
 @pytest.mark.parametrize("case", CASES)

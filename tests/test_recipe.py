@@ -7,7 +7,7 @@ import yaml
 from paths import ROOT
 
 from siamese.config import to_dict
-from siamese.recipe import changed_recipe, recipe_digest
+from siamese.recipe import as_measured, changed_recipe, recipe_digest
 from siamese.schema.saved import upgraded
 
 OLD_CONFIG = ROOT / "tests" / "schema" / "config_2026-11-24.yaml"
@@ -61,3 +61,14 @@ def test_key_added_since_is_no_change_while_it_has_its_default(config):
     assert changed_recipe(before, now, in_mid_epoch=False) == []
     del before["backbone"]["small_stem"]  # it has no default
     assert changed_recipe(before, now, in_mid_epoch=False) == ["backbone.small_stem=False (was missing)"]
+
+
+def test_one_number_for_all_channels_is_the_same_recipe(config):
+    given = config("data=npz", "data.mean=[0.5]", "data.std=[0.3]", "data.value_range=[[0,9]]")
+    before = to_dict(given)
+    for group in ("data", "augment"):
+        before[group] |= {"mean": [0.5] * 3, "std": [0.3] * 3, "value_range": [[0, 9]] * 3}
+    before["data"]["channels"] = before["backbone"]["channels"] = 3
+    assert changed_recipe(before, to_dict(as_measured(given, before)), in_mid_epoch=False) == []
+    before["data"]["mean"] = [0.5, 0.5, 0.4]
+    assert "data.mean=" in changed_recipe(before, to_dict(as_measured(given, before)), in_mid_epoch=False)[-1]

@@ -12,11 +12,12 @@ FLOORS = (
     ("paths", "output", "files", "schema"),
     ("config", "recipe", "environment", "distributed"),
     ("batchnorm", "run_dir", "checkpoints"),
-    ("augment", "data", "backbones", "losses", "optim"),
+    ("augment", "backbones", "losses", "optim"),
+    ("data",),
     ("methods", "probes"),
     ("factory",),
     ("training", "evaluation"),
-    ("sweep",),
+    ("sweep", "inspection"),
     ("cli",),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))

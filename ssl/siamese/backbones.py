@@ -1,4 +1,4 @@
-"""Backbones: (B, 3, H, W) float images to (B, D) features, with ``.feature_dim`` = D."""
+"""Backbones: (B, C, H, W) float images to (B, D) features, with ``.feature_dim`` = D."""
 
 import re
 from collections.abc import Sequence
@@ -11,13 +11,14 @@ import torchvision
 from torch import Tensor, nn
 
 from siamese.errors import UserError
-from siamese.schema.types import Depth, Name, Natural, Pixels, Widths
+from siamese.schema.types import Channels, Depth, Name, Natural, Pixels, Widths
 
 
 class Backbone(nn.Module):
     """A module with this attribute; the type of what the builders below return."""
 
     feature_dim: int
+    adapt_first_layer: bool = False  # weights of a first layer for another number of channels are adapted
 
 
 class _Block(nn.Module):
@@ -45,11 +46,13 @@ class SmallResNet(Backbone):
     Args:
         widths: channels of each stage; the last one is `feature_dim`.
         blocks: blocks of each stage.
+        channels: of the images.
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int):
+    def __init__(self, widths: Sequence[int], blocks: int, channels: int = 3):
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()]
+        stem = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
+        layers: list[nn.Module] = [stem, nn.BatchNorm2d(widths[0]), nn.ReLU()]
         inputs = widths[0]
         for stage, width in enumerate(widths):
             for block in range(blocks):
@@ -65,13 +68,24 @@ class SmallResNet(Backbone):
         return self.layers(x).mean((2, 3))
 
 
-def small_resnet(name: Name, widths: Widths, blocks: Depth) -> Backbone:
+# Arguments of every builder: `channels` of the images; `adapt_first_layer`: take weights of a first layer for another
+# number of channels (see `siamese.checkpoints.formats.adapted`), instead of refusing them.
+
+
+def small_resnet(
+    name: Name, widths: Widths, blocks: Depth, channels: Channels = 3, adapt_first_layer: bool = False
+) -> Backbone:
     """A `SmallResNet`; `name` is for reports."""
-    return SmallResNet(widths, blocks)
+    return _adapts(SmallResNet(widths, blocks, channel_count(channels)), adapt_first_layer)
 
 
 def torchvision_resnet(
-    name: Name, small_stem: bool, zero_init_residual: bool, stem_padding: Natural | None = None
+    name: Name,
+    small_stem: bool,
+    zero_init_residual: bool,
+    stem_padding: Natural | None = None,
+    channels: Channels = 3,
+    adapt_first_layer: bool = False,
 ) -> Backbone:
     """A torchvision ResNet without its classifier.
 
@@ -94,14 +108,19 @@ def torchvision_resnet(
     model.fc = nn.Identity()
     if small_stem:
         padding = 1 if stem_padding is None else stem_padding
-        model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+        model.conv1 = nn.Conv2d(channel_count(channels), 64, kernel_size=3, stride=1, padding=padding, bias=False)
         model.stem_padding = stem_padding
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
-    return model
+    elif channel_count(channels) != 3:
+        model.conv1 = nn.Conv2d(channel_count(channels), 64, kernel_size=7, stride=2, padding=3, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return _adapts(model, adapt_first_layer)
 
 
-def lightly_resnet(name: Name, num_splits: Natural) -> Backbone:
+def lightly_resnet(
+    name: Name, num_splits: Natural, channels: Channels = 3, adapt_first_layer: bool = False
+) -> Backbone:
     """The network that lightly's tutorials and CIFAR-10 benchmark train: the children of lightly's own small ResNet in
     a row, which leaves out the ReLU after the first BatchNorm.
 
@@ -115,17 +134,27 @@ def lightly_resnet(name: Name, num_splits: Natural) -> Backbone:
         network = ResNetGenerator(name, num_splits=num_splits)
     except (ValueError, KeyError, AssertionError) as error:
         raise UserError(f"backbone.name={name}", "lightly has no such ResNet", "try resnet-18 or resnet-50") from error
+    stem, count = network.conv1, channel_count(channels)
+    if count != 3:
+        network.conv1 = nn.Conv2d(count, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=False)
     model = nn.Sequential(*list(network.children())[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model.feature_dim = network.linear.in_features
-    return cast(Backbone, model)
+    return _adapts(cast(Backbone, model), adapt_first_layer)
 
 
-def timm_model(name: Name, image_size: Pixels, pretrained: bool, options: dict[str, Any]) -> Backbone:
+def timm_model(
+    name: Name,
+    image_size: Pixels,
+    pretrained: bool,
+    options: dict[str, Any],
+    channels: Channels = 3,
+    adapt_first_layer: bool = False,
+) -> Backbone:
     """Any timm model by name, without its classifier.
 
     Args:
         image_size: side of the views; models with a position embedding are built for it.
-        pretrained: start from timm's published weights (downloads them).
+        pretrained: start from timm's published weights (downloads them); timm adapts their first layer to `channels`.
         options: further arguments of `timm.create_model`.
     """
     import timm  # seconds to import, so only where it is asked for
@@ -140,10 +169,12 @@ def timm_model(name: Name, image_size: Pixels, pretrained: bool, options: dict[s
     if config is not None and config.fixed_input_size:
         options.setdefault("img_size", image_size)
     try:
+        if channel_count(channels) != 3:
+            options.setdefault("in_chans", channels)
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
         was_training = model.training
         with torch.no_grad():
-            features = model.eval()(torch.zeros(1, 3, image_size, image_size))
+            features = model.eval()(torch.zeros(1, channel_count(channels), image_size, image_size))
         model.train(was_training)
     except Exception as error:  # timm's models raise many kinds
         raise UserError(
@@ -158,4 +189,16 @@ def timm_model(name: Name, image_size: Pixels, pretrained: bool, options: dict[s
             "choose a model that pools to (B, D)",
         )
     model.feature_dim = features.shape[1]  # type: ignore[assignment]
-    return cast(Backbone, model)
+    return _adapts(cast(Backbone, model), adapt_first_layer)
+
+
+def channel_count(channels: str | int) -> int:
+    """The number of channels. "auto" is replaced by it once the images are known (`siamese.factory.resolve_images`)."""
+    if isinstance(channels, str):
+        raise UserError(f"backbone.channels={channels}", "is not known without images", "give a number")
+    return channels
+
+
+def _adapts(model: Backbone, adapt_first_layer: bool) -> Backbone:
+    model.adapt_first_layer = adapt_first_layer
+    return model

@@ -3,18 +3,21 @@
 import hashlib
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from siamese.schema.check import defaults, locate
-from siamese.schema.saved import upgraded
+from siamese.schema.saved import ADDED, upgraded
 
 # Keys that may change when a run is resumed: length, place, monitoring, and how data reach the device. A name that
 # ends in a dot or an underscore is a prefix.
 RESUME_MUTABLE_KEYS = (
-    "epochs", "run_dir", "resume", "overwrite", "init_from", "deterministic", "compile", "on_", "checkpoint.",
+    "mode", "epochs", "run_dir", "resume", "overwrite", "init_from", "deterministic", "compile", "on_", "checkpoint.",
     "monitor.", "logger.", "probe.", "augment.compiled", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
     "trainer.strategy", "trainer.log_every_n_steps", "trainer.deterministic", "trainer.accumulate_grad_batches",
     "data.path", "data.test_path", "data.download", "data.packed", "data.resident", "data.workers", "data.epochs",
-    "data.batch_size", "augment_scale.", "augment_recipe.",
+    "data.batch_size", "data.show", "data.labels", "data.list", "augment_scale.", "augment_recipe.",
 )  # fmt: skip
+MEASURED_KEYS = ("channels", "value_range", "mean", "std")  # keys of `data` that auto takes from the images
 
 
 def changed_recipe(before: dict[str, Any], now: dict[str, Any], in_mid_epoch: bool) -> list[str]:
@@ -36,6 +39,20 @@ def changed_recipe(before: dict[str, Any], now: dict[str, Any], in_mid_epoch: bo
     ]
 
 
+def as_measured(cfg: DictConfig, before: dict[str, Any]) -> DictConfig:
+    """A copy of the config in which ``auto`` of `MEASURED_KEYS` is what the run of config `before` measured, and one
+    entry for all channels is what that run made of it."""
+    cfg, old = cfg.copy(), upgraded(before)
+    for group, key in ((g, k) for g in ("data", "augment") for k in MEASURED_KEYS):
+        node, now = old.get(group), cfg[group].get(key)
+        was = node.get(key) if isinstance(node, dict) else None
+        now = OmegaConf.to_container(now, resolve=True) if OmegaConf.is_config(now) else now
+        one = isinstance(was, list) and isinstance(now, list) and len(now) == 1 and was == now * len(was)
+        if was is not None and (now == "auto" or one):
+            cfg[group][key] = was
+    return cfg
+
+
 def recipe_digest(config: dict[str, Any]) -> str:
     """Eight hexadecimal digits, equal for two runs that differ only in the seed or in what does not change the
     training."""
@@ -43,7 +60,10 @@ def recipe_digest(config: dict[str, Any]) -> str:
     fixed = {
         k: v
         for k, v in _flat(upgraded(config)).items()  # null is equal to a key that did not exist yet
-        if v is not None and not k.startswith(mutable) and k.split(".")[-1] != "seed"
+        if v is not None
+        and not k.startswith(mutable)
+        and k.split(".")[-1] != "seed"
+        and not (k in ADDED and v == ADDED[k])
     }
     return hashlib.sha256(repr(sorted(fixed.items())).encode()).hexdigest()[:8]
 

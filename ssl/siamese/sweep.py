@@ -49,7 +49,9 @@ def table(outcomes: list[dict[str, Any]]) -> Table:
     for outcome in outcomes:
         name = " ".join(o for o in outcome["overrides"] if not o.startswith("seed=")) or "defaults"
         groups.setdefault(name, []).append(outcome)
-    out = Table(title="sweep: validation top-1 %, mean ± standard deviation over seeds", title_justify="left")
+    several = any("knn_map" in (o["summary"] or {}) for o in outcomes)
+    what = "top-1 %, or mAP % where an image may have several labels" if several else "top-1 %"
+    out = Table(title=f"sweep: validation {what}, mean ± standard deviation over seeds", title_justify="left")
     out.add_column("setting")
     for column in ("seeds", "kNN", "linear", "images/s", "failed"):
         out.add_column(column, justify="right")
@@ -60,12 +62,18 @@ def table(outcomes: list[dict[str, Any]]) -> Table:
         out.add_row(
             name,
             str(len(done)),
-            _spread([100 * s["knn_top1"] for s in done if s.get("knn_top1") is not None]),
-            _spread([100 * s["linear_top1"] for s in done if s.get("linear_top1") is not None]),
+            _spread(_figures(done, "knn")),
+            _spread(_figures(done, "linear")),
             f"{statistics.mean(rates):,.0f}" if rates else "-",
             str(failed) if failed else "",
         )
     return out
+
+
+def _figures(summaries: list[dict[str, Any]], probe: str) -> list[float]:
+    """Top-1 or mAP in percent; a data set has one of them."""
+    found = [s.get(f"{probe}_top1", s.get(f"{probe}_map")) for s in summaries]
+    return [100 * value for value in found if value is not None]
 
 
 def _spread(values: list[float]) -> str:

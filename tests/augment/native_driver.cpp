@@ -42,18 +42,32 @@ struct Random {
 
 // A batch and its memory.
 struct Case {
-  std::unique_ptr<uint8_t[]> images, flip, jitter, gray, blur, solarize;
-  std::unique_ptr<int64_t[]> box, order;
-  std::unique_ptr<float[]> degrees, factors, sigma, mean, std, out;
+  std::unique_ptr<uint8_t[]> bytes, flip, jitter, gray, blur, solarize;
+  std::unique_ptr<uint16_t[]> words;
+  std::unique_ptr<int64_t[]> box, order, drop;
+  std::unique_ptr<float[]> floats, low, high, degrees, factors, sigma, mean, std, out;
   Batch b;
 
   Case(Random& r, int64_t height, int64_t width) {
     b.count = r.whole(1, 5), b.height = height, b.width = width, b.size = r.coin() ? r.whole(1, 9) : r.whole(1, 40);
     b.bicubic = r.coin(), b.gray_first = r.coin(), b.rotates = r.coin();
     b.blur_kernel = 2 * r.whole(0, b.size - 1) + 1;
-    const int64_t n = b.count, pixels = n * 3 * height * width;
-    b.images = (images = std::make_unique<uint8_t[]>(pixels)).get();
-    for (int64_t p = 0; p < pixels; ++p) images[p] = uint8_t(r.engine());
+    const int64_t many[] = {1, 2, 3, 3, 3, 4, 13};
+    b.channels = many[r.whole(0, 6)], b.stored = r.coin() ? 1 : b.channels, b.pixel = r.whole(0, 2);
+    const int64_t n = b.count, pixels = n * b.stored * height * width;
+    if (b.pixel == 0) b.images = (bytes = std::make_unique<uint8_t[]>(pixels)).get();
+    if (b.pixel == 1) b.images = (words = std::make_unique<uint16_t[]>(pixels)).get();
+    if (b.pixel == 2) b.images = (floats = std::make_unique<float[]>(pixels)).get();
+    for (int64_t p = 0; p < pixels; ++p) {
+      if (bytes) bytes[p] = uint8_t(r.engine());
+      if (words) words[p] = uint16_t(r.engine());
+      if (floats) floats[p] = r.real(-1e6f, 1e6f);
+    }
+    b.low = (low = std::make_unique<float[]>(b.channels)).get();
+    b.high = (high = std::make_unique<float[]>(b.channels)).get();
+    for (int64_t c = 0; c < b.channels; ++c) low[c] = r.real(-100, 100), high[c] = low[c] + r.real(0.01f, 1e5f);
+    b.drop = (drop = std::make_unique<int64_t[]>(n)).get();
+    for (int64_t i = 0; i < n; ++i) drop[i] = r.whole(-1, b.channels - 1);
     for (auto* coins : {&flip, &jitter, &gray, &blur, &solarize}) {
       *coins = std::make_unique<uint8_t[]>(n);
       for (int64_t i = 0; i < n; ++i) (*coins)[i] = r.coin();
@@ -64,9 +78,9 @@ struct Case {
     b.degrees = (degrees = std::make_unique<float[]>(n)).get();
     b.factors = (factors = std::make_unique<float[]>(4 * n)).get();
     b.sigma = (sigma = std::make_unique<float[]>(n)).get();
-    b.mean = (mean = std::make_unique<float[]>(3)).get();
-    b.std = (std = std::make_unique<float[]>(3)).get();
-    b.out = (out = std::make_unique<float[]>(n * 3 * b.size * b.size)).get();
+    b.mean = (mean = std::make_unique<float[]>(b.channels)).get();
+    b.std = (std = std::make_unique<float[]>(b.channels)).get();
+    b.out = (out = std::make_unique<float[]>(n * b.channels * b.size * b.size)).get();
     for (int64_t i = 0; i < n; ++i) {
       int64_t* of = &box[4 * i];
       of[2] = r.coin() ? height : r.whole(1, height), of[3] = r.coin() ? width : r.whole(1, width);
@@ -77,11 +91,11 @@ struct Case {
       degrees[i] = r.coin() ? r.real(-360, 360) : 90.0f * r.whole(-4, 4);
       sigma[i] = std::exp(r.real(-7, 4));
     }
-    for (int64_t c = 0; c < 3; ++c) mean[c] = r.real(0, 1), std[c] = r.real(0.1f, 1);
+    for (int64_t c = 0; c < b.channels; ++c) mean[c] = r.real(0, 1), std[c] = r.real(0.1f, 1);
   }
 
   void clear(float value) { std::fill(b.out, b.out + length(), value); }
-  int64_t length() const { return b.count * 3 * b.size * b.size; }
+  int64_t length() const { return b.count * b.channels * b.size * b.size; }
 };
 
 void right(Random& r, int64_t height, int64_t width) {
@@ -89,7 +103,7 @@ void right(Random& r, int64_t height, int64_t width) {
   c.clear(1e30f);
   demand(render(&c.b, 1) == OK, "a right batch is refused", c.b.size);
   for (int64_t p = 0; p < c.length(); ++p) {
-    const int64_t channel = p / (c.b.size * c.b.size) % 3;
+    const int64_t channel = p / (c.b.size * c.b.size) % c.b.channels;
     const float value = c.out[p] * c.std[channel] + c.mean[channel];  // a colour in [0, 1]
     demand(finite(value) && std::abs(value - 0.5f) < 0.5001f, "a value is no colour", p);
   }
@@ -129,7 +143,20 @@ void refusals(Random& r) {
   nothing(&Batch::images), nothing(&Batch::box), nothing(&Batch::flip), nothing(&Batch::degrees);
   nothing(&Batch::jitter), nothing(&Batch::factors), nothing(&Batch::order), nothing(&Batch::gray);
   nothing(&Batch::blur), nothing(&Batch::sigma), nothing(&Batch::solarize), nothing(&Batch::mean);
-  nothing(&Batch::std), nothing(&Batch::out);
+  nothing(&Batch::std), nothing(&Batch::out), nothing(&Batch::low), nothing(&Batch::high), nothing(&Batch::drop);
+  for (int64_t bad : {int64_t(0), int64_t(-1), int64_t(1025), INT64_MAX, INT64_MIN})
+    wrong(r, CHANNELS, [=](Case& c, int64_t) { c.b.channels = bad, c.b.stored = 1; });
+  for (int64_t bad : {int64_t(0), int64_t(-1), int64_t(14), INT64_MAX, INT64_MIN})
+    wrong(r, CHANNELS, [=](Case& c, int64_t) { c.b.stored = bad; });
+  for (int64_t bad : {int64_t(3), int64_t(-1), INT64_MAX, INT64_MIN})
+    wrong(r, PIXEL, [=](Case& c, int64_t) { c.b.pixel = bad; });
+  for (int64_t bad : {int64_t(-2), INT64_MAX, INT64_MIN}) wrong(r, DROP, [=](Case& c, int64_t i) { c.drop[i] = bad; });
+  wrong(r, DROP, [=](Case& c, int64_t i) { c.drop[i] = c.b.channels; });
+  for (float bad : {inf, -inf, nan}) {
+    wrong(r, RANGE, [=](Case& c, int64_t) { c.low[c.b.channels - 1] = bad; });
+    wrong(r, RANGE, [=](Case& c, int64_t) { c.high[c.b.channels - 1] = bad; });
+  }
+  wrong(r, RANGE, [=](Case& c, int64_t) { c.high[c.b.channels - 1] = c.low[c.b.channels - 1]; });
   for (int64_t k = 0; k < 4; ++k) {
     wrong(r, BOX, [=](Case& c, int64_t i) { c.box[4 * i + k] = -1; });
     wrong(r, BOX, [=](Case& c, int64_t i) { c.box[4 * i + k] = INT64_MAX; });
@@ -143,10 +170,10 @@ void refusals(Random& r) {
   }
   for (float bad : {inf, -inf, nan}) {
     wrong(r, DEGREES, [=](Case& c, int64_t i) { c.degrees[i] = bad; });
-    wrong(r, SCALE, [=](Case& c, int64_t i) { c.mean[i % 3] = bad; });
-    wrong(r, SCALE, [=](Case& c, int64_t i) { c.std[i % 3] = bad; });
+    wrong(r, SCALE, [=](Case& c, int64_t i) { c.mean[i % c.b.channels] = bad; });
+    wrong(r, SCALE, [=](Case& c, int64_t i) { c.std[i % c.b.channels] = bad; });
   }
-  for (float bad : {0.0f, -0.0f}) wrong(r, SCALE, [=](Case& c, int64_t i) { c.std[i % 3] = bad; });
+  for (float bad : {0.0f, -0.0f}) wrong(r, SCALE, [=](Case& c, int64_t i) { c.std[i % c.b.channels] = bad; });
   for (float bad : {0.0f, -1.0f, inf, -inf, nan}) wrong(r, SIGMA, [=](Case& c, int64_t i) { c.sigma[i] = bad; });
   for (int64_t bad : {int64_t(0), int64_t(-1), int64_t(2), INT64_MAX, INT64_MIN})
     wrong(r, KERNEL, [=](Case& c, int64_t) { c.b.blur_kernel = bad; });
@@ -163,7 +190,7 @@ void allowed(Random& r) {
   }
   demand(render(&c.b, 2) == OK, "values that nothing reads are refused", 0);
   Batch empty{};
-  empty.height = empty.width = empty.size = 1;
+  empty.height = empty.width = empty.size = empty.stored = empty.channels = 1;
   demand(render(&empty, 1) == OK, "an empty batch is refused", 0);
 }
 

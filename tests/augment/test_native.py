@@ -149,7 +149,7 @@ def changed(**changes):
     view, x = make_view("native", **{**FULL, "rotate_degrees": 10.0}), batch(5)
     p = view.draw(5, 32, 32, generator())
     p = replace(p, jitter=torch.ones(5, dtype=torch.bool), blur=torch.ones(5, dtype=torch.bool))
-    for name in ("mean", "std", "size"):
+    for name in ("mean", "std", "size", "low", "high"):
         if name in changes:
             setattr(view, name, changes.pop(name))
     blur = next(o for o in view.operations if isinstance(o, Blur))
@@ -165,10 +165,9 @@ def with_value(name, index, value):
 
 NAN, INF = float("nan"), float("inf")
 WRONG = [
-    ({"images": torch.zeros(5, 1, 32, 32, dtype=torch.uint8)}, "1 channels"),
-    ({"images": torch.zeros(5, 3, 32, 32)}, "torch.float32 on cpu, not"),
-    ({"images": torch.zeros(3, 32, 32, dtype=torch.uint8)}, r"\(3, 32, 32\) torch.uint8 on cpu, not \(B, 3, H, W\)"),
-    ({"images": torch.zeros(5, 3, 32, 32, dtype=torch.uint8, device="meta")}, "on meta, not"),
+    *(({"images": torch.zeros(5, n, 32, 32)}, rf"must have one channel.*\[{n}, 3\]") for n in (0, 2, 4)),
+    ({"images": torch.zeros(5, 3, 32, 32).double()}, "torch.float64 on cpu, not"),
+    ({"images": torch.zeros(3, 32, 32, dtype=torch.uint8)}, r"\(3, 32, 32\) torch.uint8 on cpu, not \(B, C, H, W\)"),
     ({"images": torch.zeros(6, 3, 32, 32, dtype=torch.uint8)}, r"box is \(5, 4\) torch.int64 on cpu, not \(6, 4\)"),
     ({"images": torch.zeros(5, 3, 0, 32, dtype=torch.uint8)}, "no pixels or too many"),
     ({"size": 0}, "no pixels or too many: size 0"),
@@ -192,6 +191,9 @@ WRONG = [
     (with_value("sigma", 1, NAN), "sigma is not finite and positive: sigmas up to .nan"),
     (with_value("sigma", 1, 0), r"sigma is not finite and positive: .* from .0\.0"),
     ({"mean": torch.tensor([0, NAN, 0])}, r"is not finite, or this is 0: \[\[0.0, nan, 0.0\], \[1"),
+    ({"low": torch.tensor([0.0, 255.0, 0.0])}, r"range of the values is not finite, or empty: \[\[0.0, 255.0, 0.0\], "),
+    ({"high": torch.tensor([1.0, 1.0, NAN])}, "range of the values is not finite"),
+    ({"drop": torch.tensor([3, -1, -1, 0, 1])}, r"no such channel to drop: up to \[3\]"),
     ({"std": torch.tensor([1.0, 1.0, 0.0])}, r"this is 0: .* \[1.0, 1.0, 0.0\]\]"),
     ({"blur_kernel": 49}, "the blur's kernel is not odd and smaller than twice the view: 49"),
     ({"blur_kernel": 4}, "kernel is not odd"),
@@ -203,7 +205,7 @@ WRONG = [
 def test_the_renderer_takes_no_wrong_numbers(changes, message):
     view, images, p = changed(**changes)
     with pytest.raises(ValueError, match=message):
-        native.render(images, p, view.operations, view.size, view.mean, view.std)
+        view.render(images, p)
 
 
 @needs_compiler

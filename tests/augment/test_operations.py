@@ -70,10 +70,12 @@ def extended_renderer(monkeypatch, tmp_path):
 @needs_compiler
 def test_torch_and_cpp_know_the_same_fields():
     fields = [field for kind in OPERATIONS for field in kind.fields]
-    assert sorted(native.library().fields) == sorted([*fields, "images", "mean", "std", "out"])
+    assert sorted(native.library().fields) == sorted([*fields, "images", "low", "high", "mean", "std", "out"])
     view = View(**FULL)
     options = {key for operation in view.operations for key in operation.options()}
-    assert sorted(native.library().options) == sorted(options | {"count", "height", "width", "size"})
+    assert sorted(native.library().options) == sorted(
+        options | {"count", "stored", "channels", "pixel", "height", "width", "size"}
+    )
 
 
 def test_every_operation_draws_its_fields_for_every_sample():

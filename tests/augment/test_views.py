@@ -69,8 +69,8 @@ def test_native_views_are_those_of_torch(height, width, changes):
 def test_native_views_read_no_memory_of_others():
     view, x = make_view("native", **PLAIN), batch(4)
     p = view.draw(4, 32, 32, generator())
-    with pytest.raises(ValueError, match="1 channels"):
-        view.render(x[:, :1], p)
+    with pytest.raises(ValueError, match="must have one channel or as many as the view"):
+        view.render(x[:, :2], p)
     with pytest.raises(ValueError, match="boxes up to"):
         view.render(x[:, :, :8], p)
 

@@ -88,6 +88,9 @@ def test_third_party_file(command, npz, tmp_path):
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "r18.pth")
     common = ("ckpt=r18.pth", "eval=knn", "eval.cache=null", "data=npz", f"data.path={npz}", "data.crop=32")
     done = command("eval_linear.py", *common, "backbone=resnet18", "augment=large/simclr", "run_dir=e")
+    assert done.returncode == 2 and "add data.channels=3 to repeat grey images, or backbone.adapt_first" in done.stderr
+    common = (*common, "data.channels=3")
+    done = command("eval_linear.py", *common, "backbone=resnet18", "augment=large/simclr", "run_dir=e")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "e" / "results.json").read_text())
     assert results["format"].startswith("plain state dict") and results["backbone"] == "resnet18"

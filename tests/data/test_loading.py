@@ -91,3 +91,13 @@ def test_residence_is_chosen_by_size_and_can_be_set():
         chosen = LoaderConfig(resident, limit, 0, torch.device("cpu"), 0)
         assert chosen.keeps_resident(p) is expected
         assert ("resident on cpu" in chosen.describe(p)) is expected
+
+
+def test_all_splits_of_files_show_the_same_pixels():
+    p = part(100, size=100)  # 3 MB
+    for decodes, expected in ((True, False), (False, True)):  # what needs no decoding is squares either way
+        p.images.decodes = decodes
+        chosen = LoaderConfig("auto", 5, 0, torch.device("cpu"), 0, whole_mb=6)
+        assert chosen.keeps_resident(p) is expected
+    p.images.decodes = True
+    assert "another split takes 6.0 MB > data.resident_mb=5" in chosen.describe(p)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from siamese.data import Loader
 from siamese.data import packed as packed_module
-from siamese.data.images import decode
+from siamese.data.files import Kind
+from siamese.data.items import Files
 from siamese.data.packed import PackedFile
 from siamese.data.sets import folder
 from siamese.errors import UserError
@@ -53,21 +54,23 @@ def test_packed_images_are_those_of_the_files(classes, tmp_path, resident, which
         torch.testing.assert_close(one[2].float(), other[2])
 
 
-def test_files_are_decoded_once(classes, tmp_path):
-    decoded = []
+def test_files_are_decoded_once(classes, tmp_path, monkeypatch):
+    decoded, square = [], Kind.square
 
-    def counting(file, size):
+    def counting(kind, file, size):
         decoded.append(file)
-        return decode(file, size)
+        return square(kind, file, size)
 
-    def store(size=16):
-        files = sorted(classes.rglob("*.jpg"))
-        return PackedFile(tmp_path / "p", files, size, "stop", counting)
+    monkeypatch.setattr(Kind, "square", counting)
+    kind = Kind(3, np.dtype(np.uint8), 10**6)
+
+    def store(size=16, folder=classes):
+        return PackedFile(tmp_path / "p", Files(sorted(folder.rglob("*.jpg"))), size, kind, "stop")
 
     assert store().pixels.shape == (20, 3, 16, 16)
     assert len(decoded) == 20
     (tmp_path / "link").symlink_to(classes)
-    PackedFile(tmp_path / "p", sorted((tmp_path / "link").rglob("*.jpg")), 16, "stop", counting).pixels.sum()
+    store(folder=tmp_path / "link").pixels.sum()
     assert len(decoded) == 20  # the same folder by another name
     store(24).pixels.sum()
     assert len(decoded) == 40  # another size
@@ -78,9 +81,9 @@ def test_files_are_decoded_once(classes, tmp_path):
 
 def test_a_training_run_is_the_same_and_reads_the_packed_file(session, classes, tmp_path):
     common = ("data=folder", f"data.path={classes}", "data.size=24", "data.crop=16", "batch_size=4", "backbone=small",
-              "data.val_fraction=0.2", "data.resident=false", "data.workers=0")  # fmt: skip
+              "data.val_fraction=0.2", "data.workers=0")  # fmt: skip
     weights = []
-    for i, own in enumerate(([], [f"data.packed={tmp_path / 'p'}"])):
+    for i, own in enumerate((["data.resident=true"], ["data.resident=false", f"data.packed={tmp_path / 'p'}"])):
         run = session(*common, *own, folder=str(i))
         run.fit()
         weights.append(run.method.state_dict())
@@ -94,7 +97,11 @@ def test_unreadable_files(classes, tmp_path):
     (classes / "a" / "3.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"3.jpg: cannot be decoded .*data.on_error=skip"):
         everything(data(classes, tmp_path / "p").pretrain)
-    assert os.listdir(tmp_path / "p") == []
+    assert not (tmp_path / "p").exists()
+    (tmp_path / "p").mkdir()
+    with pytest.raises(UserError, match=r"3.jpg: cannot be decoded"):
+        everything(data(classes, tmp_path / "p").pretrain)
+    assert os.listdir(tmp_path / "p") == []  # a folder of the user's stays
     part = data(classes, tmp_path / "p", "skip").pretrain
     loader = Loader(part, 5, False, False)
     streamed = Loader(data(classes, None, "skip").pretrain, 5, False, False, workers=0)
@@ -120,7 +127,7 @@ def test_an_interrupted_build_leaves_nothing(classes, tmp_path, monkeypatch):
         m.setattr(packed_module, "track", stop)
         with pytest.raises(KeyboardInterrupt):
             everything(data(classes, tmp_path / "p").pretrain)
-    assert os.listdir(tmp_path / "p") == []
+    assert not (tmp_path / "p").exists()
     everything(data(classes, tmp_path / "p").pretrain)
 
 
@@ -198,14 +205,19 @@ def test_a_folder_that_cannot_be_packed_into(classes, tmp_path):
 TWO = """
 import sys, time
 from pathlib import Path
+import numpy as np
+from siamese.data.files import Kind
+from siamese.data.items import Files
 from siamese.data.packed import PackedFile
-from siamese.data.images import decode
-def slow(file, size):
+square = Kind.square
+def slow(kind, file, size):
     sys.stdout.write("decoded ")  # one write: two threads print
     time.sleep(0.02)
-    return decode(file, size)
-files = sorted(Path(sys.argv[1]).rglob("*.jpg"))
-print(int(PackedFile(Path(sys.argv[2]), files, 16, "stop", slow).pixels.long().sum()))
+    return square(kind, file, size)
+Kind.square = slow
+files = Files(sorted(Path(sys.argv[1]).rglob("*.jpg")))
+kind = Kind(3, np.dtype(np.uint8), 10**6)
+print(int(PackedFile(Path(sys.argv[2]), files, 16, kind, "stop").pixels.long().sum()))
 """
 
 

@@ -10,16 +10,18 @@ from siamese import factory
 from siamese.data import Loader
 from siamese.data import sets as data_sets
 from siamese.data.dataset import stratified
-from siamese.data.images import decode
+from siamese.data.npz import channels_first
 from siamese.errors import UserError
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 9), (5, 1, 8, 9), (5, 8, 9, 1), (5, 8, 9, 3), (5, 3, 8, 9)])
-def test_every_layout_becomes_three_channels(shape):
+def test_every_layout_has_its_channels_first(shape):
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    x = data_sets.three_channels(images, channels_first=shape[1] in (1, 3))
-    assert x.shape == (5, 3, 8, 9)
-    assert x.dtype == torch.uint8
+    x = channels_first(images, already=shape[1] in (1, 3))
+    assert x.shape == (5, 3 if 3 in shape else 1, 8, 9)
+    assert x.dtype == torch.uint8 and x.is_contiguous()
+    expected = images[:, None] if images.ndim == 3 else images if shape[1] in (1, 3) else np.moveaxis(images, 3, 1)
+    np.testing.assert_array_equal(x, expected)
 
 
 def test_digits_are_scikit_learns(config):
@@ -30,8 +32,8 @@ def test_digits_are_scikit_learns(config):
     mask = stratified(torch.tensor(reference.target), 0.2, 0)
     for part, chosen in ((data.pretrain, ~mask), (data.test, mask)):
         pixels = reference.images[chosen.numpy()] * (255 / 16)
-        for channel in range(3):
-            np.testing.assert_allclose(part.images.pixels[:, channel], pixels, atol=0.5)
+        np.testing.assert_allclose(part.images.pixels[:, 0], pixels, atol=0.5)
+        assert part.images.channels == 1  # repeated by the views
     np.testing.assert_array_equal(data.test.labels, reference.target[mask.numpy()])
     assert (len(data.pretrain), len(data.test)) == (1438, 359)
     assert set(torch.bincount(data.test.labels).tolist()) <= {35, 36, 37}
@@ -60,10 +62,12 @@ def test_npz_in_medmnists_layout(tmp_path):
 
 @pytest.mark.parametrize(
     "arrays",
-    [{"images": np.zeros((2, 8, 8), np.uint8)}, {"train_images": np.zeros((2, 8, 8))},
+    [{"images": np.zeros((2, 8, 8), np.uint8)}, {"train_images": np.zeros((2, 8, 8), np.int32)},
      {"train_images": np.zeros((2, 8, 8), np.uint8), "train_labels": np.zeros(3)},
      {"train_images": np.zeros((0, 8, 8), np.uint8)}, {"train_images": np.zeros((2, 0, 8), np.uint8)},
-     {"train_images": np.zeros((2, 8, 8, 4), np.uint8)}],
+     {"train_images": np.zeros((2, 8, 8, 33), np.uint8)}, {"train_images": np.zeros((2, 8, 8, 0), np.uint8)},
+     {"train_images": np.full((2, 8, 8), np.nan)}, {"train_images": np.full((2, 8, 8), 1e300)},
+     {"train_images": np.zeros((2, 8, 8), bool)}, {"train_images": np.zeros((8, 8), np.uint8)}],
 )  # fmt: skip
 def test_npz_that_is_not_in_that_layout(tmp_path, arrays):
     file = tmp_path / "x.npz"
@@ -118,7 +122,7 @@ def test_splits_of_other_sizes_or_labels_are_refused(tmp_path, part):
 
     load(IMAGES, np.arange(6) % 2)
     name = {"val": "validation", "test": "test"}[part]
-    says = rf"data=npz: images of the {name} split are \(3, 9, 8\), of the training split \(3, 8, 8\)"
+    says = rf"data=npz: images of the {name} split are \(1, 9, 8\) torch.uint8, of the training split \(1, 8, 8\)"
     with pytest.raises(UserError, match=says):
         load(np.zeros((6, 9, 8), np.uint8), np.arange(6) % 2)
     with pytest.raises(UserError, match=f"data=npz: the {name} split has labels that no training image has: 2, 3"):
@@ -183,23 +187,3 @@ def test_paths_that_hold_no_image(tmp_path, what):
         (path / "a.jpg").write_text("no image")
     with pytest.raises(UserError, match="data.path="):
         data_sets.folder("folder", None if what == "null" else str(path), 16, "stop", **SPLIT)
-
-
-def test_decode_squeezes_and_tells_the_aspect(tmp_path):
-    ramp = np.tile(np.linspace(0, 255, 200, dtype=np.uint8), (100, 1))
-    Image.fromarray(ramp).convert("RGB").save(tmp_path / "a.png")
-    image, aspect_ratio = decode(tmp_path / "a.png", 50)
-    assert image.shape == (3, 50, 50)
-    assert image.dtype == torch.uint8
-    assert aspect_ratio == 2
-    assert (image[0, 0].float().diff() > 0).all()  # the whole width is there
-
-
-def test_image_files_are_decoded_at_each_read(photos):
-    data = data_sets.folder("folder", str(photos), 16, "stop", **SPLIT)
-    store = data.pretrain.images
-    assert (store.sizes, store.channels, store.decodes, len(store)) == ((16, 16), 3, True, 18)
-    read = store.read(torch.tensor([0, 5]))
-    assert read.images.shape == (2, 3, 16, 16) and read.images.dtype == torch.uint8
-    assert not read.unreadable.any() and read.errors == ()
-    assert torch.equal(store.subset(torch.tensor([5])).read(torch.tensor([0])).images[0], read.images[1])

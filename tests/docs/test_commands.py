@@ -3,7 +3,7 @@
 A ```bash block of README.md, CONTRIBUTING.md or docs/ follows one of these comments:
 
 - ``<!-- run -->``: the page's commands run in order in one empty folder, made short by overrides. The folder holds
-  `photos` and `pathmnist.npz`, small stand-in data, and every file that the page shows in a block whose first
+  `photos`, `tiles` and `pathmnist.npz`, small stand-in data, and every file that the page shows in a block whose first
   line is ``# PATH.py`` or ``# PATH.yaml``.
 - ``<!-- compose -->``: the configuration of each command is composed and checked. Of a script in benchmarks/ its
   options are looked up and its overrides composed.
@@ -190,6 +190,9 @@ def stand_ins(folder: Path) -> None:
     """Small data under the names that the pages use."""
     pictures(folder / "photos", 24, 0)
     random = np.random.default_rng(0)
+    (folder / "tiles").mkdir()
+    for i in range(24):
+        np.save(folder / "tiles" / f"{i}.npy", random.integers(0, 10_000, (40, 48, 13), dtype=np.uint16))
     arrays = {}
     for part, count in (("train", 40), ("val", 12), ("test", 12)):
         arrays[f"{part}_images"] = random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)

@@ -15,6 +15,7 @@ from siamese import cli
 from siamese.checkpoints import reading
 from siamese.errors import RunAborted, UserError
 from siamese.evaluation import evaluator
+from siamese.evaluation.build import shared_part
 from siamese.options import protocols
 
 SHORT = (
@@ -189,3 +190,22 @@ def test_every_protocol_on_features_in_files(trained, evaluation):
 
 
 # Seeds
+
+
+def test_shared_part_of_two_ranges():
+    assert shared_part([0, 255], [0, 4095]) == pytest.approx(255 / 4095)
+    assert shared_part([0, 255], [0, 200]) == pytest.approx(200 / 255) and shared_part([0, 1], [5, 9]) < 0
+
+
+def test_images_of_another_range_are_refused(config, evaluation, session, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, high in (("own", 255), ("far", 1)):
+        arrays = {f"{part}_images": (rng.random((40, 8, 8)) * high).astype(np.float32) for part in ("train", "test")}
+        np.savez(tmp_path / f"{name}.npz", **arrays, train_labels=np.arange(40) % 2, test_labels=np.arange(40) % 2)
+    run = session("data=npz", f"data.path={tmp_path / 'own.npz'}", "data.crop=8", "data.value_range=[0,255]",
+                  "batch_size=8", "backbone=small", folder="own")  # fmt: skip
+    run.fit()
+    file = tmp_path / "own" / "checkpoints" / "last.ckpt"
+    evaluation(file, "eval=knn")  # the range was given for these images
+    with pytest.raises(UserError, match="with values in .*trained on"):
+        evaluation(file, "eval=knn", f"eval.data=[npz:{tmp_path / 'far.npz'}]")

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from siamese.data import DataSet, Split
-from siamese.data.images import ImageFiles
+from siamese.data.files import ImageFiles, Kind
 from siamese.errors import UserError
 from siamese.evaluation.few_labels import few, folds, listed
+
+KIND = Kind(3, np.dtype(np.uint8), 10**6)
 
 
 def test_few_labels_are_stratified_and_seeded():
@@ -33,19 +36,19 @@ def test_folds_are_equal_in_size_and_spread_each_class():
 def test_listed_images_are_found_by_file_name_or_number(tmp_path):
     files = [Path(f"/data/n0{i % 2}/n0{i % 2}_{i}.JPEG") for i in range(6)]
     (tmp_path / "1percent.txt").write_text("n00_4.JPEG\nn01_1.JPEG\n")
-    assert listed(tmp_path / "1percent.txt", Split(ImageFiles(files, 8), torch.arange(6) % 2)).tolist() == [1, 4]
+    assert listed(tmp_path / "1percent.txt", Split(ImageFiles(files, 8, KIND), torch.arange(6) % 2)).tolist() == [1, 4]
     (tmp_path / "index.txt").write_text("5\n2\n")
     assert listed(tmp_path / "index.txt", Split(torch.zeros(6, 3, 1, 1), torch.arange(6))).tolist() == [2, 5]
     with pytest.raises(UserError, match="names 1 of 2 images that are not in the training split: n01_1"):
-        listed(tmp_path / "1percent.txt", Split(ImageFiles(files[2:], 8), torch.zeros(4)))
+        listed(tmp_path / "1percent.txt", Split(ImageFiles(files[2:], 8, KIND), torch.zeros(4)))
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"binary.txt: is not text"):
-        listed(tmp_path / "binary.txt", Split(ImageFiles(files, 8), torch.zeros(6)))
+        listed(tmp_path / "binary.txt", Split(ImageFiles(files, 8, KIND), torch.zeros(6)))
     with pytest.raises(UserError, match=r"eval.lowshot.lists=nowhere.txt: is not a file"):
-        listed("nowhere.txt", Split(ImageFiles(files, 8), torch.zeros(6)))
+        listed("nowhere.txt", Split(ImageFiles(files, 8, KIND), torch.zeros(6)))
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(UserError, match=r"empty.txt: is empty"):
-        listed(tmp_path / "empty.txt", Split(ImageFiles(files, 8), torch.zeros(6)))
+        listed(tmp_path / "empty.txt", Split(ImageFiles(files, 8, KIND), torch.zeros(6)))
 
 
 def test_listed_numbers_follow_the_published_order(tmp_path):
@@ -62,7 +65,7 @@ def test_listed_numbers_follow_the_published_order(tmp_path):
 
 
 def test_listed_name_of_several_files_needs_its_folder(tmp_path):
-    part = Split(ImageFiles([Path(f"/data/{c}/{i} x.png") for c in "ab" for i in range(3)], 8), torch.zeros(6))
+    part = Split(ImageFiles([Path(f"/data/{c}/{i} x.png") for c in "ab" for i in range(3)], 8, KIND), torch.zeros(6))
     (tmp_path / "list.txt").write_text("a/2 x.png\nb/0 x.png\n")
     assert listed(tmp_path / "list.txt", part).tolist() == [2, 3]
     (tmp_path / "list.txt").write_text("2 x.png\n")

@@ -37,16 +37,22 @@ def leaves(node, prefix=""):
 
 def possible(key, value):
     """Whether the key may have this value of `GARBAGE`."""
-    text = key.endswith(("path", "run_dir", "init_from", "packed")) and isinstance(value, (str, int))
+    text = key.endswith(("path", "run_dir", "init_from", "packed", "data.labels", "data.list")) and isinstance(
+        value, (str, int)
+    )
     switch = value is True and key.split(".")[-1] in (
         "resume", "overwrite", "compile", "deterministic", "resident", "compiled", "download", "small_stem", "mlp",
         "zero_init_residual", "pretrained", "gray_first", "fused", "exclude_bias_and_norm", "fix_predictor_lr",
-        "lr_in_buffer", "symmetric", "_partial_", "train", "nesterov", "clip",
+        "lr_in_buffer", "symmetric", "adapt_first_layer", "_partial_", "train", "nesterov", "clip",
     )  # fmt: skip
     free = key.startswith(("data.train.", "data.test.")) and isinstance(value, (str, bool))
-    whole_list = value == [] and key in ("optimizer.milestones", "trainer.devices")
+    whole_list = value == [] and key in ("optimizer.milestones", "trainer.devices", "data.include", "data.exclude")
     algorithm = key.startswith("optimizer.algorithm.") and isinstance(value, float | int)  # tried by a step, below
     mapping = isinstance(value, dict) and key in ("backbone.options", "augment_scale", "augment_recipe")
+    column = key in ("data.image", "data.label") and (isinstance(value, str) or value in ([], ["a"]))
+    globs = key in ("data.include", "data.exclude") and value == ["a"]
+    if column or globs:
+        return True
     return (text and value != "") or switch or free or whole_list or mapping or algorithm or key.startswith(OPEN)
 
 
@@ -129,8 +135,8 @@ def test_group_must_be_a_node(config, group, value):
         ("data.test_fraction=-1", "data.test_fraction=-1: not a possible value"),
         ("data.test_fraction=1", "data.test_fraction=1: not a possible value; give a number in (0, 1)"),
         ("data.test_fraction=0.9999", "data.test_fraction=0.9999: leaves a split without images of some class"),
-        ("augment.mean=[0.5]", "augment.mean=[0.5]: not a possible value; give three numbers"),
-        ("data.mean=[300,300,300]", "data.mean=[300,300,300]: not a possible value; give three numbers in [0, 1]"),
+        ("augment.mean=0.5", "augment.mean=0.5: not a possible value; give auto, or a number"),
+        ("data.mean=[300,300,300]", "data.mean=[300,300,300]: not a possible value; give auto, or a number in [0, 1]"),
         ("augment.std=[0,0,0]", "augment.std=[0,0,0]: not a possible value"),
         ("augment.crop_ratio=[0,0]", "augment.crop_ratio=[0,0]: not a possible value; give two rising"),
         ("augment.crop_ratio=[2,1]", "augment.crop_ratio=[2,1]: not a possible value"),

@@ -216,7 +216,7 @@ def test_user_class_needs_trust_config(config, saved, tmp_path, monkeypatch):
         "from pathlib import Path\n"
         "from siamese.backbones import small_resnet\n"
         "Path('imported').touch()\n"
-        "def net(name: str, widths: list, blocks: int):\n"
+        "def net(name: str, widths: list, blocks: int, channels: int, adapt_first_layer: bool):\n"
         "    return small_resnet(name, widths, blocks)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -249,7 +249,9 @@ def test_config_of_older_version_is_upgraded(config):
     assert cfg.method.name == "simclr"
     assert factory.backbone(cfg).feature_dim == 8
     same = {"source": {"_target_": "hydra.utils.get_class", "path": "torchvision.datasets.CIFAR10"}}
-    assert upgraded({"data": same, "trainer": {"max_steps": -1}}) == {"data": {"source": "CIFAR10"}, "trainer": {}}
+    eight_bits = {"channels": 3, "value_range": [0.0, 255.0]}
+    new = {"data": {"source": "CIFAR10", "show": None, **eight_bits}, "trainer": {}}
+    assert upgraded({"data": same, "trainer": {"max_steps": -1}}) == new
     lars = {"optimizer": {"algorithm": {"_target_": "siamese.optim.LARS"}}}
     assert upgraded(lars)["optimizer"]["algorithm"]["clip"] is False
     assert upgraded({"method": {"_target_": "siamese.methods.moco.MoCo"}})["method"]["final_momentum"] is None

@@ -10,18 +10,19 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from siamese.augment.operations import Operation
+from siamese.augment.operation import Operation
 from siamese.augment.params import ViewParams
 
 SOURCE = Path(__file__).with_name("views.cpp")
 HEADERS = (SOURCE.with_name("planes.h"),)
+PIXELS = (torch.uint8, torch.uint16, torch.float32)  # types of images, by their numbers in views.cpp
 # Without -ffast-math: linking with it would make the whole process flush denormal numbers.
 FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
@@ -43,10 +44,15 @@ class CompilerError(Exception):
 
 @dataclass(frozen=True)
 class Field:
-    """A pointer of `Batch` in views.cpp: the type and the shape of a sample's values; mean and std have no samples."""
+    """A pointer of `Batch` in views.cpp.
 
-    dtype: torch.dtype
-    shape: tuple[int, ...]
+    Args:
+        dtype: of its values; None is the images'.
+        shape: of a sample's values; None is a value a channel, for all samples.
+    """
+
+    dtype: torch.dtype | None
+    shape: tuple[int, ...] | None
 
 
 class Library:
@@ -69,8 +75,8 @@ class Library:
         for entry in loaded.layout().decode().split():
             name, *kind = entry.split(":")
             if kind:
-                shape = (int(kind[1]),) if kind[1] else ()
-                self.fields[name] = Field(getattr(torch, kind[0]), shape)
+                shape = None if kind[1] == "C" else (int(kind[1]),) if kind[1] else ()
+                self.fields[name] = Field(getattr(torch, kind[0], None), shape)
             else:
                 self.options.append(name)
             members.append((name, ctypes.c_void_p if kind else ctypes.c_int64))
@@ -186,39 +192,42 @@ def _compile(compiler: str, name: str, target: Path | None) -> ctypes.CDLL:
 
 
 def render(
-    images: Tensor, params: ViewParams, operations: Sequence[Operation], size: int, mean: Tensor, std: Tensor
+    images: Tensor, params: ViewParams, operations: Sequence[Operation], size: int, scale: Mapping[str, Tensor]
 ) -> Tensor:
     """`View.render` by as many threads as torch uses.
 
     Args:
-        images: (B, 3, H, W) uint8 on a CPU, with any strides.
+        images: (B, C, H, W) uint8, uint16 or float32 on a CPU, with any strides; or (B, 1, H, W), repeated.
         params: the random parameters.
-        operations, size, mean, std: of the view.
+        operations, size: of the view.
+        scale: `low`, `high`, `mean`, `std` of the view, each (C,).
 
     Returns:
-        (B, 3, size, size) float32.
+        (B, C, size, size) float32.
 
     Raises:
         ValueError: an image, a parameter or an option that the renderer cannot take, such as a box that leaves its
             image. Nothing is rendered.
         MemoryError: there is not enough memory.
     """
-    if images.dim() != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or images.device.type != "cpu":
-        channels = f"{images.shape[1]} channels: " if images.dim() == 4 else ""
-        raise ValueError(f"{channels}{_about(images)}, not (B, 3, H, W) torch.uint8 on cpu")
-    count, _, height, width = images.shape
+    if images.dim() != 4 or images.dtype not in PIXELS or images.device.type != "cpu":
+        raise ValueError(f"{_about(images)}, not (B, C, H, W) {', '.join(map(str, PIXELS))} on cpu")
+    count, stored, height, width = images.shape
+    channels = len(scale["low"])
     renderer = library()
-    out = torch.empty(count, 3, size, size, dtype=torch.float32)
+    out = torch.empty(count, channels, size, size, dtype=torch.float32)
     arrays = {"images": images.contiguous(), "out": out}  # all stay alive until the call returns
-    values = {**vars(params), "mean": mean, "std": std}
+    values = {**vars(params), **scale}
     for name, field in renderer.fields.items():
         if name in arrays:
             continue
-        given, shape = values[name], field.shape if name in ("mean", "std") else (count, *field.shape)
+        given, shape = values[name], (channels,) if field.shape is None else (count, *field.shape)
+        assert field.dtype is not None
         if given.shape != shape or not torch.can_cast(given.dtype, field.dtype) or given.device.type != "cpu":
             raise ValueError(f"{name} is {_about(given)}, not {shape} {field.dtype} on cpu")
         arrays[name] = given.to(field.dtype).contiguous()
-    options = {"count": count, "height": height, "width": width, "size": size}
+    options = {"count": count, "stored": stored, "channels": channels, "height": height, "width": width, "size": size}
+    options["pixel"] = PIXELS.index(images.dtype)
     for operation in operations:
         options |= operation.options()
     batch = renderer.batch(
@@ -228,7 +237,9 @@ def render(
     threads = torch.get_num_threads()
     which, message = renderer.render(batch, threads)
     if message:
-        known = {"threads": threads, "std": [mean.tolist(), std.tolist()], "memory": "", "": "", **options}
+        known = {"threads": threads, "std": [scale["mean"].tolist(), scale["std"].tolist()], "memory": "", "": "",
+                 "range": [scale["low"].tolist(), scale["high"].tolist()], **options,
+                 "channels": [stored, channels]}  # fmt: skip
         shown = known.get(which)
         if shown is None:
             rows = arrays[which].view(count, -1)

@@ -1,74 +1,22 @@
-"""The random operations of a view, a class each: settings, random parameters, torch code.
+"""The random operations of a view, a class each (see `Operation`): settings, random parameters, torch code.
 
 To add one, write its class here and name it in `OPERATIONS`, give its settings in conf/augment/_base.yaml, and, so that
 a CPU renders it in C++ too, write its field and its code in views.cpp. A view whose active operations are not all known
 to views.cpp is rendered by torch.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from siamese.augment import ops
+from siamese.augment.operation import Operation, on_chosen
 from siamese.augment.params import CROP_COLUMNS, ViewParams, crop_boxes
 from siamese.errors import UserError
 from siamese.schema.types import Angle, Count, CropScale, Interpolation, Jitter, Probability, Range
 
 SHARED = CROP_COLUMNS + 16  # columns of the uniform numbers that the operations here share, one of them spare
-Column = int | slice
-
-
-class Operation(ABC):
-    """A random operation. The arguments of its constructor are its settings (keys of `conf/augment`).
-
-    Attributes:
-        fields: names of its random parameters in `ViewParams`.
-        columns: which of the shared uniform numbers of a sample `draw` receives.
-        more: how many uniform numbers of its own it draws for a sample. Every operation beyond the ones here uses
-            these, so that the random numbers of existing recipes stay as they are.
-        place: operations are applied in the order of this number.
-        p: probability for each sample; 1 if it is always applied.
-    """
-
-    fields: ClassVar[tuple[str, ...]]
-    columns: ClassVar[tuple[Column, ...]] = ()
-    more: ClassVar[int] = 0
-    place: float
-    p: float = 1.0
-
-    @property
-    def active(self) -> bool:
-        """Whether it can change an image at all."""
-        return self.p > 0
-
-    @abstractmethod
-    def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
-        """The values of `fields` for B samples.
-
-        Args:
-            uniform: (B,) or (B, n) uniform numbers in [0, 1), one for each entry of `columns`, then (B, more).
-            height, width: of the images, pixels.
-            aspect_ratio: (B,) width / height of the original photographs, or None.
-        """
-
-    @abstractmethod
-    def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
-        """The operation in torch on the images' device.
-
-        Args:
-            x: (B, 3, size, size) float in [0, 1]; before the crop (B, 3, H, W) uint8 or float in [0, 255].
-            compiled: may use torch.compile.
-        """
-
-    def options(self) -> dict[str, int]:
-        """Settings that views.cpp reads, by the names it gives them."""
-        return {}
-
-    def check(self, size: int) -> None:  # noqa: B027
-        """Refuse settings that do not fit views of `size` pixels."""
 
 
 class Rotate(Operation):
@@ -87,6 +35,8 @@ class Rotate(Operation):
         return {"degrees": (2 * uniform[0] - 1) * self.degrees}
 
     def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
+        if not params.degrees.any():  # rotated before
+            return x
         return ops.rotate(x.float(), params.degrees.to(x.device, non_blocking=True))
 
     def options(self) -> dict[str, int]:
@@ -112,8 +62,10 @@ class CropAndFlip(Operation):
         return {"box": box, "flip": uniform[1] < self.flip_p}
 
     def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
-        box, flip = (p.to(x.device, non_blocking=True) for p in (params.box, params.flip))
-        x = ops.resized_crop(x, box, size, self.interpolation, flip).div_(255)
+        flip = params.flip.to(x.device, non_blocking=True)
+        if x.shape[-2:] == (size, size) and bool((params.box == torch.tensor([0, 0, size, size])).all()):
+            return torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x) / 255  # cut before, see `View.forward`
+        x = ops.resized_crop(x, params.box.to(x.device, non_blocking=True), size, self.interpolation, flip).div_(255)
         return x.clamp_(0, 1) if self.interpolation == "bicubic" else x
 
     def options(self) -> dict[str, int]:
@@ -145,6 +97,13 @@ class ColorJitter(Operation):
         change = lambda part, i: ops.color_jitter(part, params.factors[i], params.order[i], compiled)  # noqa: E731
         return on_chosen(x, params.jitter, change)
 
+    def fit(self, channels: int) -> tuple[str, ...]:
+        if channels == 3 or not self.p:
+            return ()
+        left_out = [name for name, s in zip(("saturation", "hue"), self.strengths[2:].tolist(), strict=True) if s]
+        self.strengths[2:] = 0
+        return tuple(left_out)
+
 
 class Grayscale(Operation):
     """Luma in all three channels.
@@ -167,6 +126,9 @@ class Grayscale(Operation):
 
     def options(self) -> dict[str, int]:
         return {"gray_first": int(self.first)}
+
+    def fit(self, channels: int) -> tuple[str, ...]:
+        return self.needs_colour("gray", channels)
 
 
 class Blur(Operation):
@@ -216,25 +178,34 @@ class Solarize(Operation):
     def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
         return on_chosen(x, params.solarize, lambda part, i: ops.solarize(part))
 
+    def fit(self, channels: int) -> tuple[str, ...]:
+        return self.needs_colour("solarize", channels)
 
-OPERATIONS: list[type[Operation]] = [Rotate, CropAndFlip, ColorJitter, Grayscale, Blur, Solarize]
+
+class ChannelDrop(Operation):
+    """One channel, drawn uniformly, becomes 0 with probability `channel_drop_p` for each sample."""
+
+    fields, more, place = ("drop",), 2, 70
+
+    def __init__(self, channel_drop_p: Probability = 0.0):
+        self.p, self.channels = channel_drop_p, 3
+
+    def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
+        coin, which = uniform[0].unbind(1)
+        return {"drop": torch.where(coin < self.p, (which * self.channels).long().clamp(max=self.channels - 1), -1)}
+
+    def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
+        keep = params.drop.unsqueeze(1) != torch.arange(x.shape[1])
+        return x.mul_(keep.float().to(x.device, non_blocking=True)[:, :, None, None])
+
+    def fit(self, channels: int) -> tuple[str, ...]:
+        if self.p and channels == 1:
+            raise UserError(f"augment.channel_drop_p={self.p:g}", "the images have one channel", "set it to 0")
+        self.channels = channels
+        return ()
 
 
-def on_chosen(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Any]) -> Tensor:
-    """The batch with the chosen samples changed.
-
-    Args:
-        chosen: (B,) bool on the host, so that the number of samples is known without a synchronisation.
-        change: (samples, their indices) to the changed samples.
-    """
-    index = chosen.nonzero().squeeze(1)
-    if len(index) == 0:
-        return x
-    if len(index) == len(x):
-        return change(x, index).contiguous()  # type: ignore[no-any-return]
-    where = index.to(x.device, non_blocking=True)
-    x[where] = change(x[where], index)
-    return x
+OPERATIONS: list[type[Operation]] = [Rotate, CropAndFlip, ColorJitter, Grayscale, Blur, Solarize, ChannelDrop]
 
 
 def draw_all(

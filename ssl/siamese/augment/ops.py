@@ -1,8 +1,9 @@
 """Image operations on a whole batch, each sample with its own parameters.
 
-Images are float tensors (B, 3, H, W) in [0, 1]; a parameter is a tensor (B,) on the same device.
-Each function computes what `torchvision.transforms.v2.functional` computes for one image with the same parameters
-(tests/augment/test_ops.py compares them), without a loop over the images and without a synchronisation with the device.
+Images are float tensors (B, C, H, W) in [0, 1], C being 3 where colour is meant; a parameter is a tensor (B,) on the
+same device. Each function computes what `torchvision.transforms.v2.functional` computes for one image with the same
+parameters (tests/augment/test_ops.py compares them), without a loop over the images and without a synchronisation with
+the device.
 """
 
 import functools
@@ -73,6 +74,15 @@ def resized_crop(
     lines = images.permute(0, 2, 1, 3).to(torch.float32).reshape(batch, height * channels, width)
     lines = torch.bmm(lines, columns.transpose(1, 2)).view(batch, height, channels * size)
     return torch.bmm(rows, lines).view(batch, size, channels, size).transpose(1, 2).contiguous()
+
+
+def grey_levels(images: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Values of any type to float in [0, 255]: `low` (C,) becomes 0, `high` (C,) becomes 255; what lies outside is
+    clipped."""
+    if images.dtype == torch.uint16:  # torch has few kernels for it
+        images = images.view(torch.int16).to(torch.int32).bitwise_and_(0xFFFF)
+    x = images.to(torch.float32) - low.view(-1, 1, 1)
+    return x.mul_(255 / (high - low).view(-1, 1, 1)).clamp_(0, 255)
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
@@ -154,7 +164,8 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
     """Brightness, contrast, saturation and hue of each image, in each image's own order.
 
     Args:
-        images: (B, 3, H, W).
+        images: (B, C, H, W). If C is not 3, saturation and hue are left out, and contrast blends each channel with its
+            own mean.
         factors: (B, 4) on the host: brightness, contrast, saturation, hue.
         order: (B, 4) on the host: a permutation of 0..3 a row, the order of application.
         compiled: run the arithmetic kernels through torch.compile (the first calls take seconds).
@@ -162,6 +173,8 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
     The images are grouped by the position of the hue in their order, so that the costly change of hue is computed once
     per image. The order is on the host, so that the groups' sizes need no synchronisation with the device.
     """
+    if images.shape[1] != 3:
+        return _jitter_channels(images, factors, order)
     device = images.device
     blend, turn = _blend_stage, adjust_hue
     if compiled:
@@ -187,6 +200,19 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
                 x = blend(x, kinds[:, stage], amount[:, stage])
         out[where] = x
     return out
+
+
+def _jitter_channels(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """`color_jitter` of images without colour."""
+    factors = factors.clone()
+    factors[:, SATURATION:] = 1  # a blend that changes nothing
+    for stage in range(4):
+        kind = order[:, stage : stage + 1]
+        contrast, amount = ((kind == CONTRAST).float(), factors.gather(1, kind))
+        contrast, amount = (t.to(images.device, non_blocking=True) for t in (contrast, amount))
+        mean = images.mean((2, 3), keepdim=True)
+        images = _blend(images, mean * contrast.view(-1, 1, 1, 1), amount)
+    return images
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
@@ -226,5 +252,5 @@ def solarize(images: Tensor, threshold: float = 0.5) -> Tensor:
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor, out: Tensor | None = None) -> Tensor:
-    """Subtract the mean and divide by the standard deviation of each channel, (3,) each; into `out`, or in place."""
+    """Subtract the mean and divide by the standard deviation of each channel, (C,) each; into `out`, or in place."""
     return torch.sub(images, mean.view(-1, 1, 1), out=images if out is None else out).div_(std.view(-1, 1, 1))

@@ -1,5 +1,6 @@
 """Random parameters of the views of a batch, drawn on the host."""
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ class ViewParams(SimpleNamespace):
     Fields of the operations here: ``box`` (B, 4) int64, top, left, height, width of the crop; ``flip`` (B,) bool;
     ``degrees`` (B,) of the rotation; ``jitter`` (B,) bool, ``factors`` (B, 4) of brightness, contrast, saturation, hue
     and ``order`` (B, 4), their order; ``gray`` (B,) bool; ``blur`` (B,) bool and ``sigma`` (B,), pixels; ``solarize``
-    (B,) bool.
+    (B,) bool; ``drop`` (B,) int64, a channel or -1.
     """
 
 
@@ -58,3 +59,27 @@ def crop_boxes(
     top = torch.where(any_fits, (uniform[:, -2] * (below + 1)).floor(), (below / 2).floor())
     left = torch.where(any_fits, (uniform[:, -1] * (beside + 1)).floor(), (beside / 2).floor())
     return torch.stack([top, left, box_height, box_width], 1).to(torch.int64)
+
+
+def crop_box(
+    uniform: Sequence[float], height: int, width: int, scale: Sequence[float], ratio: Sequence[float]
+) -> tuple[int, int, int, int]:
+    """One box of `crop_boxes`: top, left, height, width. Without torch, so that one image costs microseconds.
+
+    Args:
+        uniform: (CROP_COLUMNS,) uniform numbers in [0, 1).
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for try_ in range(CROP_TRIES):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[try_])
+        shape = math.exp(low + (high - low) * uniform[CROP_TRIES + try_])
+        box_width, box_height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top = int(uniform[-2] * (height - box_height + 1))
+            return top, int(uniform[-1] * (width - box_width + 1)), box_height, box_width
+    box_height, box_width = height, width
+    if width / height > ratio[1]:
+        box_width = min(max(round(height * ratio[1]), 1), width)
+    elif width / height < ratio[0]:
+        box_height = min(max(round(width / ratio[0]), 1), height)
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width

@@ -1,4 +1,4 @@
-"""From a batch of uint8 images to augmented views, on the images' device.
+"""From a batch of images to augmented views, on the images' device.
 
 `View.draw` draws every random parameter of a batch on the host from the run's generator. `View.render` is a pure
 function of images and parameters. So the same seed gives the same views on any device, and no step synchronises with
@@ -20,29 +20,71 @@ from siamese.augment.params import ViewParams
 from siamese.distributed import rank
 from siamese.errors import UserError
 from siamese.schema.check import arguments
-from siamese.schema.types import Like, Mean, Pixels, Std
+from siamese.schema.types import EIGHT_BITS, Like, Mean, Pixels, Std, ValueRange
 
 # Number of pixels of views in a run from which compiling pays for its seconds.
 NATIVE_FROM = 1e8  # views.cpp: two thousand views of 224 pixels
 COMPILE_FROM = 5e9  # torch.compile on a GPU: a hundred thousand
 
 
-class View(nn.Module):
-    """One list of operations: rotate, crop and resize, flip, [gray,] jitter, [gray,] blur, solarize, normalise.
+class Scaled(nn.Module):
+    """What both kinds of views know of the images: C channels and the range of their values.
 
     Args:
-        size: side of the square view, pixels.
-        mean, std: of each channel; the last step is (x - mean) / std.
-        compiled: all of it in C++ on a CPU (`native`), the colours through torch.compile on a GPU; "auto": by the
-            length of the run. Takes effect with `Views.prepare`.
-        settings: of the operations, see `operations`.
+        mean, std: of each channel, where 0 and 1 are the ends of the range.
+        value_range: the values that become 0 and 1, of all channels or of each; what lies outside is clipped.
 
     Raises:
-        UserError: settings that do not fit together.
+        UserError: the numbers are of different numbers of channels.
     """
 
     mean: Tensor
     std: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, mean: Mean, std: Std, value_range: ValueRange):
+        super().__init__()
+        assert "auto" not in (mean, std, value_range)  # resolved, see siamese.factory.resolve_images
+        pairs: Any = [value_range] * len(mean) if isinstance(value_range[0], (int, float)) else value_range
+        if not len(mean) == len(std) == len(pairs):
+            raise UserError(
+                f"augment.mean={list(mean)}", f"{len(mean)} means, {len(std)} standard deviations, {len(pairs)} ranges",
+                "give one of each for every channel",
+            )  # fmt: skip
+        self.channels, self.value_range = len(mean), [list(pair) for pair in pairs]
+        low, high = zip(*pairs, strict=True)
+        for name, values in (("mean", mean), ("std", std), ("low", low), ("high", high)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
+        self.eight_bits = all(tuple(pair) == EIGHT_BITS for pair in pairs)
+
+    def levels(self, images: Tensor) -> Tensor:
+        """(B, C or 1, H, W) images to (B, C, H, W) uint8 or float in [0, 255]. One channel is repeated without a
+        copy."""
+        if images.shape[1] not in (1, self.channels):
+            raise ValueError(f"the images have {images.shape[1]} channels, the view has {self.channels}")
+        if images.dtype != torch.uint8 or not self.eight_bits:
+            images = ops.grey_levels(images, self.low, self.high)
+        return images.expand(-1, self.channels, -1, -1)
+
+
+class View(Scaled):
+    """One list of operations: rotate, crop and resize, flip, [gray,] jitter, [gray,] blur, solarize, normalise.
+
+    Args:
+        size: side of the square view, pixels.
+        mean, std: of each of C channels; the last step is (x - mean) / std. Images of one channel are repeated.
+        compiled: all of it in C++ on a CPU (`native`), the colours through torch.compile on a GPU; "auto": by the
+            length of the run. Takes effect with `Views.prepare`.
+        value_range: the values that become 0 and 1, of all channels or of each; what lies outside is clipped.
+        settings: of the operations, see `operations`. Those that need colour are left out if C is not 3.
+
+    Attributes:
+        left_out: names of the operations that are left out.
+
+    Raises:
+        UserError: settings that do not fit together.
+    """
 
     def __init__(
         self,
@@ -50,9 +92,10 @@ class View(nn.Module):
         mean: Mean,
         std: Std,
         compiled: Literal["auto"] | bool = False,
+        value_range: ValueRange = EIGHT_BITS,
         **settings: Annotated[Any, Like(OPERATIONS)],
     ):
-        super().__init__()
+        super().__init__(mean, std, value_range)
         self.size = size
         known = {k for kind in OPERATIONS for k in arguments(kind)}
         if unknown := sorted(set(settings) - known):
@@ -61,10 +104,9 @@ class View(nn.Module):
         self.operations = sorted(made, key=lambda operation: operation.place)
         for operation in self.operations:
             operation.check(size)
+        self.left_out = tuple(name for operation in self.operations for name in operation.fit(len(mean)))
         self.settings = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in settings.items()}
         self.compile_wanted, self.compiled, self.native = compiled, False, False
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
     def draw(
         self, batch: int, height: int, width: int, generator: torch.Generator, aspect_ratio: Tensor | None = None
@@ -73,16 +115,26 @@ class View(nn.Module):
         return draw_all(self.operations, batch, height, width, generator, aspect_ratio)
 
     def render(self, images: Tensor, params: ViewParams) -> Tensor:
-        """(B, 3, H, W) uint8 and their parameters to (B, 3, size, size) float."""
-        if self.native and images.device.type == "cpu" and images.dtype == torch.uint8:
-            return native.render(images, params, self.operations, self.size, self.mean, self.std)
+        """(B, C or 1, H, W) images and their parameters to (B, C, size, size) float."""
+        if self.native and images.device.type == "cpu":
+            scale = {name: getattr(self, name) for name in ("low", "high", "mean", "std")}
+            return native.render(images, params, self.operations, self.size, scale)
+        images = self.levels(images)
         for operation in self.operations:
             if operation.active:
                 images = operation.apply(images, params, self.size, self.compiled)
         return ops.normalize(images, self.mean, self.std)
 
-    def forward(self, images: Tensor, generator: torch.Generator, aspect_ratio: Tensor | None = None) -> Tensor:
-        """Draw and apply."""
+    def forward(
+        self, images: Tensor | list[Tensor], generator: torch.Generator, aspect_ratio: Tensor | None = None
+    ) -> Tensor:
+        """Draw and apply. A list holds crops of this view, (B, C, size, size), that were rotated and cut before."""
+        if isinstance(images, list):
+            (images,) = images
+            params = self.draw(len(images), self.size, self.size, generator)
+            params.box = torch.tensor([[0, 0, self.size, self.size]]).repeat(len(images), 1)
+            params.degrees = torch.zeros(len(images))
+            return self.render(images, params)
         height, width = images.shape[-2:]
         return self.render(images, self.draw(len(images), height, width, generator, aspect_ratio))
 
@@ -146,8 +198,11 @@ class Views(nn.Module):
             view.native, view.compiled = compiled and cpu, compiled and not cpu
         return f"{len(views)} of {views[0].size} px, {'' if compiled else 'not '}compiled ({why})"
 
-    def forward(self, images: Tensor, aspect_ratio: Tensor | None = None) -> list[Tensor]:
-        """(B, 3, H, W) uint8 to a list of (B, 3, size, size) float views."""
+    def forward(self, images: Tensor | list[Tensor], aspect_ratio: Tensor | None = None) -> list[Tensor]:
+        """(B, C, H, W) images, or crops for each view, to a list of (B, C, size, size) float views."""
+        if isinstance(images, list):
+            pairs = zip(self.views, images, strict=True)
+            return [view([own], self.generator) for view, own in pairs]
         return [view(images, self.generator, aspect_ratio) for view in self.views]
 
     def get_extra_state(self) -> dict[str, Tensor]:
@@ -160,27 +215,23 @@ class Views(nn.Module):
             self.generator.manual_seed(int(np.random.SeedSequence([drawn, rank()]).generate_state(1)[0]))
 
 
-class CleanView(nn.Module):
+class CleanView(Scaled):
     """The un-augmented view for monitors and probes: central crop, resize, normalise.
 
     Args:
         size: side of the view, pixels.
         center: share of the photograph's short side that the central square covers; 0.875 is the papers' "resize 256,
             crop 224". 1 with images of the right size changes no pixel.
-        mean, std: as in `View`, the ones of the training.
+        mean, std, value_range: as in `View`, the ones of the training.
         interpolation: as in `CropAndFlip`, the one of the training.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
-        self, size: int, center: float, mean: Sequence[float], std: Sequence[float], interpolation: str = "bilinear"
-    ):
-        super().__init__()
+        self, size: int, center: float, mean: Mean, std: Std, interpolation: str = "bilinear",
+        value_range: ValueRange = EIGHT_BITS,
+    ):  # fmt: skip
+        super().__init__(mean, std, value_range)
         self.size, self.center, self.interpolation = size, center, interpolation
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
 
     def resized_by(self, interpolation: str) -> "CleanView":
         """The same view by another interpolation."""
@@ -188,11 +239,16 @@ class CleanView(nn.Module):
         view.interpolation = interpolation
         return view
 
-    def forward(self, images: Tensor, aspect_ratio: Tensor | None = None) -> Tensor:
-        """(B, 3, H, W) uint8 to (B, 3, size, size) float; `aspect_ratio` as in `crop_boxes`."""
+    def forward(self, images: Tensor | list[Tensor], aspect_ratio: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) to (B, C, size, size) float; `aspect_ratio` as in `crop_boxes`. A list holds crops of this view,
+        (B, C, size, size), that were cut before."""
+        if isinstance(images, list):
+            (images,) = images
+            return ops.normalize(self.levels(images).float() / 255, self.mean, self.std)
+        images = self.levels(images)
         batch, _, height, width = images.shape
         if aspect_ratio is None and self.center == 1 and height == width == self.size:
-            return ops.normalize(images.float().div_(255), self.mean, self.std)
+            return ops.normalize(images.float() / 255, self.mean, self.std)
         squeeze = torch.ones(batch) if aspect_ratio is None else aspect_ratio.cpu() * height / width
         original = width / height * squeeze  # width / height of the photograph
         box_height = (self.center * height * original.clamp(max=1)).clamp(min=1)

@@ -1,7 +1,7 @@
 """Third-party checkpoints: recognised by the names of their tensors; every tensor of the backbone must match."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -60,7 +60,8 @@ def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] 
 
 
 def load_backbone(backbone: nn.Module, file: str, key: str) -> str:
-    """Load the backbone of any checkpoint, ours or third-party, into `backbone`. Returns the file's format.
+    """Load the backbone of any checkpoint, ours or third-party, into `backbone`. Returns the file's format, and what
+    became of its first layer.
 
     Args:
         key: the setting that names the file.
@@ -73,18 +74,47 @@ def load_backbone(backbone: nn.Module, file: str, key: str) -> str:
         kind, found = OURS, reading.backbone_state(content)
     else:
         kind, found = recognise(file, content, key, backbone.state_dict())
-    fill(file, kind, backbone, found, key)
-    return kind
+    adapted = fill(file, kind, backbone, found, key)
+    return f"{kind}; {adapted}" if adapted else kind
 
 
-def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], key: str = "ckpt") -> None:
-    """Load tensors into the backbone; names, types and shapes must match exactly.
+def first_layer(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    """The name of the first convolution's weight (O, C, h, w) if the tensors differ in nothing but its number of
+    channels C."""
+    other = [k for k in own if k in found and found[k].shape != own[k].shape]
+    if len(other) != 1 or set(own) != set(found):
+        return None
+    a, b = own[other[0]].shape, found[other[0]].shape
+    return other[0] if len(a) == len(b) == 4 and (a[0], *a[2:]) == (b[0], *b[2:]) else None
+
+
+def adapted_weight(weight: Tensor, channels: int) -> Tensor:
+    """Weights (O, C, h, w) of a convolution for another number of channels, as timm's `adapt_input_conv`: the sum for
+    one channel, else repeated, and scaled so that the sum over the channels stays that of C channels of equal values.
+    """
+    old = weight.shape[1]
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight.repeat(1, -(-channels // old), 1, 1)[:, :channels] * (old / channels)
+
+
+def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], key: str = "ckpt") -> str:
+    """Load tensors into the backbone; names, types and shapes must match exactly. A first layer for another number of
+    channels is adapted if `backbone.adapt_first_layer` is true.
+
+    Returns:
+        What became of the first layer, for the user; "" if it fits.
 
     Raises:
         UserError: lists what is missing, left over, or of another type or shape; or the tensors fit although they
             come from a different network (solo-learn's small stem, MoCo v3's ViT-Small).
     """
-    own = backbone.state_dict()
+    own, told = backbone.state_dict(), ""
+    first = first_layer(own, found)
+    if first is not None and getattr(backbone, "adapt_first_layer", False):
+        old, new = found[first].shape[1], own[first].shape[1]
+        found = {**found, first: adapted_weight(found[first].float(), new)}
+        told = f"first layer {first}: weights of {old} channels {'summed' if new == 1 else 'repeated'} for {new}"
     wrong = {
         "missing": [k for k in own if k not in found],
         "left over": [k for k in found if k not in own],
@@ -105,7 +135,9 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
         )
         raise UserError(
             f"{key}={file}", f"({kind}, {len(found)} tensors) does not fit the backbone: {told}",
-            "leave backbone= out, or give the one it was trained with" if kind == OURS
+            _adapting(own[first].shape[1])
+            if first is not None
+            else "leave backbone= out, or give the one it was trained with" if kind == OURS
             else f"name the right one, as in backbone={like}",
         )  # fmt: skip
     trap = _another_network(kind, backbone)
@@ -113,6 +145,13 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
         problem, setting, value = trap
         raise UserError(f"{key}={file}", f"({kind}): {problem}", f"add {setting}={value}")
     backbone.load_state_dict(found)
+    return told
+
+
+def _adapting(channels: int) -> str:
+    """The remedy for a first layer of another number of channels than the images have."""
+    repeated = "data.channels=3 to repeat grey images, or " if channels == 1 else ""
+    return f"add {repeated}backbone.adapt_first_layer=true to sum or repeat the layer's channels"
 
 
 def _like(found: Tensor, own: Tensor) -> bool:

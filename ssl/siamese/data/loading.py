@@ -1,30 +1,36 @@
-"""Batches of uint8 images on the device: from a resident tensor, from memory, or from worker processes."""
+"""Batches of images on the device: from a resident tensor, from memory, or from worker processes."""
 
 import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from siamese.data.crops import Cutter
 from siamese.data.dataset import Split
-from siamese.data.images import ImageBatch, ImageStore
+from siamese.data.files import ImageFiles
+from siamese.data.images import ImageBatch, Images, ImageStore, check_readable, listed, rows
+from siamese.data.labels import hide
 from siamese.distributed import rank, union, world_size
-from siamese.errors import UserError
 
-Batch = tuple[Tensor, Tensor, Tensor | None]
+Batch = tuple[Images, Tensor, Tensor | None]
 
 
 class StoreDataset(Dataset[ImageBatch]):
-    """A store for torch's DataLoader, which asks for a whole batch at once."""
+    """A store for torch's DataLoader, which asks for a whole batch at once.
 
-    def __init__(self, store: ImageStore):
-        self.store = store
+    Args:
+        cutter: makes crops of files; the indices are then epoch * len(store) + index.
+    """
+
+    def __init__(self, store: ImageStore, cutter: Cutter | None = None):
+        self.store, self.cutter = store, cutter
 
     def __len__(self) -> int:
         return len(self.store)
@@ -32,7 +38,10 @@ class StoreDataset(Dataset[ImageBatch]):
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ImageBatch]:
         """Indices (B,) and their images."""
         index = torch.tensor(indices)
-        return index, self.store.read(index)
+        if self.cutter is None:
+            return index, self.store.read(index)
+        epoch, index = indices[0] // len(self.store), index % len(self.store)
+        return index, cast(ImageFiles, self.store).crops(index, self.cutter, epoch)
 
 
 def _unchanged(batch: Any) -> Any:
@@ -57,6 +66,7 @@ class EpochSampler(Sampler[int]):
 
     def __init__(self, length: int, batch_size: int, shuffle: bool, seed: int = 0):
         self.length, self.batch_size, self.shuffle, self.seed = length, batch_size, shuffle, seed
+        self.numbers_epochs = False  # give epoch * length + index
         self.epoch = 0
         self.first = 0  # samples of the epoch that an interrupted run has used
 
@@ -74,7 +84,8 @@ class EpochSampler(Sampler[int]):
         return batches[:, rank()].flatten()
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.order()[self.first :].tolist())
+        order = self.order()[self.first :]
+        return iter((order + self.epoch * self.length if self.numbers_epochs else order).tolist())
 
     def __len__(self) -> int:
         if not self.shuffle:
@@ -83,17 +94,19 @@ class EpochSampler(Sampler[int]):
 
 
 class Loader:
-    """Batches (images (B, C, H, W) uint8, labels (B,), aspect ratios (B,) on the host or None) of a split.
+    """Batches (images, labels (B,) or (B, K), aspect ratios (B,) on the host or None) of a split. Images are
+    (B, C, H, W), or for each view (B, C, size, size), cut out of files.
 
     Args:
         split: the samples.
         batch_size: of this process.
         shuffle: True gives a new order each epoch, this rank's share only, without the incomplete last batch; False
             gives every sample in order on every rank, the last batch shorter.
-        resident: hold the images as one uint8 tensor on `device` and index batches there. Otherwise `workers`
+        resident: hold the images as one tensor on `device` and index batches there. Otherwise `workers`
             processes decode ahead, or a thread reads ahead where nothing is decoded.
         seed: of the order.
         epoch_batches: batches of an epoch; None for all. Fewer where gradient accumulation leaves some out.
+        cutter: what to cut out of image files that are decoded for each batch; other stores give whole images.
 
     Raises:
         UserError: an image cannot be decoded and the store's `on_error` is ``stop``.
@@ -109,10 +122,13 @@ class Loader:
         workers: int = 0,
         seed: int = 0,
         epoch_batches: int | None = None,
+        cutter: Cutter | None = None,
     ):
+        self.cutter = cutter if split.images.decodes and not resident else None
         self.store, self.labels = split.images, split.labels
         self.batch_size, self.device, self.workers = batch_size, torch.device(device), workers
         self.sampler = EpochSampler(len(split), batch_size, shuffle, seed)
+        self.sampler.numbers_epochs = self.cutter is not None
         self.batches = 0  # batches of this epoch that were given out
         self.epoch_batches = len(self) if epoch_batches is None else epoch_batches
         self.resume_at = 0  # batches that the next iteration skips
@@ -125,14 +141,15 @@ class Loader:
             whole = self.store.read_all(max(1, workers))
             self._report(whole.errors)
             labels = _known(self.labels, whole)
-            self.held, self.labels = whole.images.to(self.device), labels.to(self.device)
+            (held,) = listed(whole.images)
+            self.held, self.labels = held.to(self.device), labels.to(self.device)
             self.aspect_ratios = whole.aspect_ratios
         elif self.store.decodes:
             self.loader = self._workers(shuffle)
 
     def _workers(self, shuffle: bool) -> DataLoader[Any]:
         return DataLoader(
-            StoreDataset(self.store),
+            StoreDataset(self.store, self.cutter),
             self.batch_size,
             sampler=self.sampler,
             num_workers=self.workers,
@@ -180,7 +197,7 @@ class Loader:
         on_device = order.to(self.device).split(self.batch_size)
         for index, there in zip(indices, on_device, strict=True):
             yield (
-                self.held[there],
+                rows(self.held, there),
                 self.labels[there],
                 None if self.aspect_ratios is None else self.aspect_ratios[index],
             )
@@ -207,17 +224,13 @@ class Loader:
         return batch.images, labels.pin_memory() if self.device.type == "cuda" else labels, batch.aspect_ratios
 
     def _report(self, errors: Sequence[str]) -> None:
-        for path, reason in (error.split("\t", 1) for error in errors):
-            if self.store.on_error == "stop":
-                raise UserError(
-                    f"data.path: {path}", f"cannot be decoded ({reason})", "remove it, or set data.on_error=skip"
-                )
-            self.skipped.add(path)
+        check_readable(self.store, errors)
+        self.skipped |= {error.split("\t", 1)[0] for error in errors}
 
 
 def _known(labels: Tensor, batch: ImageBatch) -> Tensor:
-    """The labels of a batch, -1 where a neighbour's image takes the place of an unreadable file."""
-    return labels if batch.unreadable is None else torch.where(batch.unreadable, -1, labels)
+    """The labels of a batch, unknown where a neighbour's image takes the place of an unreadable file."""
+    return labels if batch.unreadable is None else hide(labels, batch.unreadable)
 
 
 @dataclass(frozen=True)
@@ -230,6 +243,8 @@ class LoaderConfig:
         workers: processes that decode.
         device: of the resident images.
         seed: of the order.
+        whole_mb: size of the largest split of the data set, in MB. ``auto`` decides by it for files, so that all splits
+            show the same pixels: squares of all, or crops of the files of all.
     """
 
     resident: str | bool
@@ -237,23 +252,36 @@ class LoaderConfig:
     workers: int
     device: torch.device
     seed: int
+    whole_mb: float = 0
 
     def loader(
-        self, split: Split, batch_size: int, shuffle: bool, seed: int | None = None, epoch_batches: int | None = None
-    ) -> Loader:
+        self, split: Split, batch_size: int, shuffle: bool, seed: int | None = None, epoch_batches: int | None = None,
+        cutter: Cutter | None = None,
+    ) -> Loader:  # fmt: skip
         """A `Loader` of a split; `seed` None is the run's."""
         resident, seed = self.keeps_resident(split), self.seed if seed is None else seed
-        return Loader(split, batch_size, shuffle, resident, self.device, self.workers, seed, epoch_batches)
+        return Loader(split, batch_size, shuffle, resident, self.device, self.workers, seed, epoch_batches, cutter)
+
+    def cuts_files(self, split: Split) -> bool:
+        """Whether crops are cut out of files, at their own resolution."""
+        return split.images.decodes and not self.keeps_resident(split)
 
     def keeps_resident(self, split: Split) -> bool:
         """Whether the images lie on the device; otherwise they are streamed."""
-        return split.images.nbytes / 1e6 <= self.resident_mb if self.resident == "auto" else bool(self.resident)
+        return self._megabytes(split) <= self.resident_mb if self.resident == "auto" else bool(self.resident)
+
+    def _megabytes(self, split: Split) -> float:
+        own = split.images.nbytes / 1e6
+        return max(own, self.whole_mb) if split.images.decodes else own
 
     def describe(self, split: Split) -> str:
         """One line: resident or streamed, and why."""
+        kind = str(split.images.dtype).removeprefix("torch.")
         megabytes, resident = split.images.nbytes / 1e6, self.keeps_resident(split)
         why = f"data.resident={self.resident}".lower()
         if self.resident == "auto":
             why = f"{'<=' if resident else '>'} data.resident_mb={self.resident_mb}"
+            if not resident and megabytes <= self.resident_mb:
+                why = f"another split takes {self.whole_mb:,.1f} MB {why}"
         place = f"resident on {self.device}, no worker processes" if resident else split.images.place
-        return f"{len(split):,} images, {megabytes:,.1f} MB as uint8: {place} ({why})"
+        return f"{len(split):,} images, {megabytes:,.1f} MB as {kind}: {place} ({why})"

@@ -1,4 +1,4 @@
-"""Packed images: image files decoded once into one file of uint8 squares, mapped into memory afterwards."""
+"""Packed images: image files decoded once into one file of squares, mapped into memory afterwards."""
 
 import contextlib
 import fcntl
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from siamese.data.images import ImageBatch, ImageStore, decode, digest_of_files
+from siamese.data.files import Kind, one_thread
+from siamese.data.images import ChainedImages, ImageBatch, ImageStore, rows
+from siamese.data.items import Items
 from siamese.errors import RunAborted, UserError
 from siamese.files import NO_ROOM, make_temp_dir, reserve
-
-Decode = Callable[[Path, int], tuple[Tensor, float]]
 
 
 class PackedImages(ImageStore):
@@ -28,19 +28,13 @@ class PackedImages(ImageStore):
 
     Args:
         file: the packed file.
-        rows: (N,) its rows.
+        rows: (N,) its rows; None is all.
     """
 
-    channels = 3
-
-    def __init__(self, file: "PackedFile", rows: Tensor):
-        self.file, self.rows = file, rows
+    def __init__(self, file: "PackedFile", rows: Tensor | None = None):
+        self.file, self.rows = file, torch.arange(len(file.items)) if rows is None else rows
         self.sizes, self.on_error = (file.size, file.size), file.on_error
-
-    @classmethod
-    def of(cls, folder: Path, files: Sequence[Path], size: int, on_error: str) -> "PackedImages":
-        """All of `files`, packed in `folder`."""
-        return cls(PackedFile(folder, files, size, on_error, decode), torch.arange(len(files)))
+        self.channels, self.dtype = file.kind.channels, file.kind.torch_dtype
 
     @property
     def place(self) -> str:  # type: ignore[override]
@@ -54,49 +48,51 @@ class PackedImages(ImageStore):
         return tuple(self.file.errors)
 
     def read(self, indices: Tensor, threads: int = 1) -> ImageBatch:
-        rows = self.rows[indices]
-        images = self.file.pixels.index_select(0, rows)
-        return ImageBatch(images, self.file.aspect_ratios[rows], self.file.unreadable[rows])
+        chosen = self.rows[indices]
+        images = rows(self.file.pixels, chosen)
+        return ImageBatch(images, self.file.aspect_ratios[chosen], self.file.unreadable[chosen])
 
     def subset(self, indices: Tensor) -> "PackedImages":
         return PackedImages(self.file, self.rows[indices])
 
-    def concat(self, other: "PackedImages") -> "PackedImages":
-        """Both. If they lie in different packed files, a third one holds both."""
-        if other.file is self.file:
+    def concat(self, other: ImageStore) -> ImageStore:
+        """Both, one after the other, each in its file."""
+        if isinstance(other, PackedImages) and other.file is self.file:
             return PackedImages(self.file, torch.cat([self.rows, other.rows]))
-        file, files = self.file, self.names() + other.names()
-        both = PackedFile(file.where.parent, files, file.size, file.on_error, file.decode)
-        return PackedImages(both, torch.arange(len(files)))
+        return ChainedImages([self, other])
 
     def update_digest(self, digest: Any) -> None:
         digest.update(self.file.key.encode())
         digest.update(self.rows.numpy().data)
 
+    def lengths(self) -> np.ndarray:
+        return np.array([self.file.items.length(i) for i in self.rows.tolist()], np.int64)
+
+    def content(self, index: int) -> bytes:
+        return self.file.items.content(int(self.rows[index]))
+
     def names(self) -> list[Path]:
-        return [self.file.files[i] for i in self.rows]
+        return [Path(self.file.items.name(i)) for i in self.rows.tolist()]
 
 
 class PackedFile:
-    """`folder`/<key>/: x.npy (N, 3, size, size) uint8, aspects.npy, meta.json.
+    """`folder`/<key>/: x.npy (N, C, size, size) of the images' type, aspects.npy, meta.json.
 
-    The key is a digest of the real path of the files' common folder, of each file's name in it, size and modification
-    time, of a sample of the contents, and of `size`. When the file is opened, shapes and the digest of a sample of the
-    squares are checked.
+    The key is a digest of the items, of `size` and of `kind`. When the file is opened, shapes and the digest of a
+    sample of the squares are checked.
 
     Args:
         folder: holds all packed files.
-        files: the images, in this order.
+        items: the images, in this order.
         size: side of the squares, pixels.
+        kind: of the images.
         on_error: ``stop`` or ``skip``.
-        decode: an image file to its square and aspect_ratio.
     """
 
-    def __init__(self, folder: Path, files: Sequence[Path], size: int, on_error: str, decode: Decode):
-        self.files, self.size, self.on_error, self.decode = files, size, on_error, decode
-        root = Path(os.path.commonpath([str(f.parent) for f in files]))
-        # 2 is the version of the layout and of the decoding.
-        about = f"2 {size} {os.path.realpath(root)} {digest_of_files(files, root)}"
+    def __init__(self, folder: Path, items: Items, size: int, kind: Kind, on_error: str):
+        self.items, self.size, self.kind, self.on_error = items, size, kind, on_error
+        # 3 is the version of the layout and of the decoding.
+        about = f"3 {size} {kind.channels} {kind.dtype} {kind.max_pixels} {items.digest()}"
         self.key = hashlib.blake2b(about.encode(errors="surrogateescape"), digest_size=16).hexdigest()
         self.where = folder / self.key
         self.opened: tuple[Tensor, Tensor, dict[str, str]] | None = None
@@ -113,21 +109,20 @@ class PackedFile:
     @property
     def unreadable(self) -> Tensor:
         """(N,) bool: files that could not be decoded; the next readable image takes their place."""
-        out = torch.zeros(len(self.files), dtype=torch.bool)
+        out = torch.zeros(len(self.items), dtype=torch.bool)
         out[[int(i) for i in self._open()[2]]] = True
         return out
 
     @property
     def errors(self) -> list[str]:
         """Path and reason, separated by a tab, of each file that could not be decoded."""
-        return [f"{self.files[int(i)]}\t{reason}" for i, reason in self._open()[2].items()]
+        return [f"{self.items.name(int(i))}\t{reason}" for i, reason in self._open()[2].items()]
 
     def _open(self) -> tuple[Tensor, Tensor, dict[str, str]]:
         if self.opened is None:
             try:
                 if not self.where.is_dir():
-                    self.where.parent.mkdir(parents=True, exist_ok=True)
-                    with _alone(self.where.with_name(f"{self.key}.lock")):
+                    with _folder(self.where.parent), _alone(self.where.with_name(f"{self.key}.lock")):
                         if not self.where.is_dir():
                             self._build()
             except OSError as error:
@@ -149,8 +144,8 @@ class PackedFile:
         pixels = np.load(self.where / "x.npy", mmap_mode="c")
         aspect_ratios = np.load(self.where / "aspects.npy")
         meta = json.loads((self.where / "meta.json").read_text(encoding="utf-8"))
-        count, errors = len(self.files), {str(int(i)): str(reason) for i, reason in meta["errors"].items()}
-        if pixels.shape != (count, 3, self.size, self.size) or pixels.dtype != np.uint8:
+        count, errors = len(self.items), {str(int(i)): str(reason) for i, reason in meta["errors"].items()}
+        if pixels.shape != (count, self.kind.channels, self.size, self.size) or pixels.dtype != self.kind.dtype:
             raise ValueError(f"holds {pixels.dtype} {pixels.shape}")
         if aspect_ratios.shape != (count,) or any(not 0 <= int(i) < count for i in errors):
             raise ValueError(f"is of {aspect_ratios.shape} images")
@@ -161,20 +156,21 @@ class PackedFile:
     def _build(self) -> None:
         temporary = make_temp_dir(self.where)
         try:
-            count = len(self.files)
-            pixels = np.lib.format.open_memmap(temporary / "x.npy", "w+", np.uint8, (count, 3, self.size, self.size))
+            count = len(self.items)
+            shape = count, self.kind.channels, self.size, self.size
+            pixels = np.lib.format.open_memmap(temporary / "x.npy", "w+", self.kind.dtype, shape)
             with (temporary / "x.npy").open("r+b") as file:
                 reserve(file.fileno(), pixels.nbytes)
             aspect_ratios, errors = np.ones(count, np.float32), {}
 
             def one(i: int) -> None:
                 try:
-                    square, aspect_ratios[i] = self.decode(self.files[i], self.size)
+                    square, aspect_ratios[i] = self.kind.square(self.items.source(i), self.size)
                     pixels[i] = square.numpy()
-                except Exception as reason:  # Pillow raises many kinds for a damaged file
+                except (OSError, ValueError) as reason:
                     errors[i] = str(reason)
 
-            with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases Python's lock
+            with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases Python's lock
                 for _ in track(pool.map(one, range(count)), "packing images", count, transient=True):
                     if errors and self.on_error == "stop":
                         pool.shutdown(cancel_futures=True)
@@ -182,12 +178,16 @@ class PackedFile:
             if errors and self.on_error == "stop":
                 i = min(errors)
                 raise UserError(
-                    f"data.path: {self.files[i]}", f"cannot be decoded ({errors[i]})",
+                    f"data.path: {self.items.name(i)}", f"cannot be decoded ({errors[i]})",
                     "remove it, or set data.on_error=skip",
                 )  # fmt: skip
             readable = np.array([i not in errors for i in range(count)])
             if not readable.any():
-                raise UserError("data.path", "no image can be read", "check that they are images")
+                raise UserError(
+                    "data.path",
+                    f"none of its {count} images can be read; the first: {self.items.name(0)}: {errors[0]}",
+                    "check that they are images",
+                )  # fmt: skip
             for i in errors:  # as `ImageFiles.read` does
                 pixels[i] = pixels[(i + int(np.argmax(np.roll(readable, -i)))) % count]
             pixels.flush()
@@ -205,6 +205,19 @@ def _sampled(pixels: np.ndarray, aspect_ratios: np.ndarray) -> str:
     digest = hashlib.blake2b(np.ascontiguousarray(pixels[chosen]).data, digest_size=16)
     digest.update(f"{aspect_ratios.dtype}".encode() + np.ascontiguousarray(aspect_ratios).tobytes())
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Within it the folder exists. Folders that were created for it and are empty at the end are removed."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for one in made:
+                one.rmdir()
 
 
 @contextlib.contextmanager

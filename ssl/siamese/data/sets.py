@@ -1,40 +1,33 @@
-"""Data sets: uint8 images with labels.
+"""Data sets: images with labels.
 
 Each function below is an option of ``data=`` (conf/data). `DataSet` holds the validation split out of the training
 labels.
 """
 
 import importlib.util
-import os
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torchvision
-from torch import Tensor
 
-from siamese.data.dataset import DataSet, Split, SplitSettings, check_splits, stratified
-from siamese.data.images import IMAGE_SUFFIXES, ImageFiles, TensorImages, listing, unreadable
-from siamese.data.packed import PackedImages
+from siamese.data.containers import Source, share_classes
+from siamese.data.dataset import DataSet, Split, SplitSettings
+from siamese.data.encoded import folder_listings, hf_sources, imagenet_folders, webdataset_sources
+from siamese.data.files import ImageFiles, check_kind, kind_of
+from siamese.data.folders import existing, left_out
+from siamese.data.images import TensorImages
+from siamese.data.items import Contents, Files
+from siamese.data.labels import stratified
+from siamese.data.npz import channels_first, read_splits
+from siamese.data.packed import PackedFile, PackedImages
 from siamese.errors import UserError
 from siamese.paths import expand_path
-from siamese.schema.types import Like, Name, PathText, Pixels, ProperShare, Seed
+from siamese.schema.types import Channels, Globs, Like, MostPixels, Name, PathText, Pixels, ProperShare, Seed
 
-MOST_CLASSES = 1_000_000
 SplitKeys = Annotated[Any, Like(SplitSettings)]
-
-
-def three_channels(images: Any, channels_first: bool = False) -> Tensor:
-    """(N, H, W) or (N, H, W, C) uint8, or (N, C, H, W) with `channels_first`, C being 1 or 3, to (N, 3, H, W).
-    Grey images become colour here and nowhere else."""
-    x = torch.as_tensor(np.ascontiguousarray(images))
-    if x.ndim == 3:
-        x = x.unsqueeze(1)
-    elif not channels_first:
-        x = x.permute(0, 3, 1, 2)
-    return x.expand(-1, 3, -1, -1).contiguous()
 
 
 def digits(name: Name, test_fraction: ProperShare, test_seed: Seed, **split: SplitKeys) -> DataSet:
@@ -43,7 +36,7 @@ def digits(name: Name, test_fraction: ProperShare, test_seed: Seed, **split: Spl
     # scikit-learn's own file, read without importing scikit-learn, which takes two seconds.
     (package,) = importlib.util.find_spec("sklearn").submodule_search_locations  # type: ignore[union-attr, misc]
     table = np.loadtxt(Path(package) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    images = three_channels(np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8))
+    images = channels_first(np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8))
     labels = torch.as_tensor(table[:, -1], dtype=torch.int64)
     test = stratified(labels, test_fraction, test_seed)
     train, held_out = (Split(TensorImages(images[mask]), labels[mask]) for mask in (~test, test))
@@ -81,80 +74,17 @@ def torchvision_set(
                 f"data={name} data.path={path}", f"the data set cannot be read there ({error})", remedy
             ) from error
         labels = data.targets if hasattr(data, "targets") else data.labels
-        images = three_channels(data.data, channels_first=source == "STL10")
+        images = channels_first(data.data, already=source == "STL10")
         parts.append(Split(TensorImages(images), torch.as_tensor(labels, dtype=torch.int64)))
     return DataSet(name, parts[0], parts[1], [str(c) for c in data.classes], **split)
 
 
 def npz(name: Name, path: PathText | None, **split: SplitKeys) -> DataSet:
-    """One file in MedMNIST's key layout: `train_images` (uint8; N, H, W or N, H, W, C with C 1 or 3), `train_labels`
-    (N or N, 1; whole numbers, -1 is unknown), optional `val_*`, `test_images`, `test_labels`. The classes are the
-    labels of the training split."""
-    file = _existing(path)
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            held = {key: arrays[key] for key in arrays.files}
-    except Exception as error:  # numpy and zip raise many kinds for a damaged file
-        raise UserError(
-            f"data.path={file}", f"is not a readable .npz file ({error})", "write it with numpy.savez"
-        ) from error
-    parts = {}
-    for part in ("train", "val", "test"):
-        images, labels = held.get(f"{part}_images"), held.get(f"{part}_labels")
-        if images is None:
-            continue
-        shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
-        if images.dtype != np.uint8 or not shaped or not images.size:
-            raise UserError(
-                f"data.path={file}",
-                f"{part}_images is {images.dtype} {images.shape}",
-                "store uint8 (N,H,W) or (N,H,W,3), none of them 0",
-            )
-        if labels is None and part != "train":
-            raise UserError(
-                f"data.path={file}", f"{part}_images without {part}_labels", "add the labels, or remove these images"
-            )
-        if labels is None:
-            labels = np.full(len(images), -1)
-        parts[part] = Split(TensorImages(three_channels(images)), _labels(file, part, labels, len(images)))
-    if "train" not in parts:
-        raise UserError(f"data.path={file}", f"no key train_images among {sorted(held)}", "use MedMNIST's key layout")
-    known = parts["train"].labels[parts["train"].labels >= 0].unique()
-    notes: tuple[str, ...] = ()
-    if len(known) and len(known) <= known.max():
-        missing = sorted(set(range(int(known.max()) + 1)) - set(known.tolist()))
-        told = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
-        notes = (f"{len(missing)} labels below {int(known.max())} have no training image and are no class: {told}",)
-        check_splits(name, parts["train"], {"validation": parts.get("val"), "test": parts.get("test")})
-        for one in parts.values():
-            one.labels = torch.where(one.labels < 0, -1, torch.searchsorted(known, one.labels))
-    classes = [str(i) for i in known.tolist()]
-    return DataSet(name, parts["train"], parts.get("test"), classes, val=parts.get("val"), notes=notes, **split)
-
-
-def _labels(file: Path, part: str, labels: Any, count: int) -> Tensor:
-    """Labels as (count,) int64.
-
-    Raises:
-        UserError: a label is not a whole number from -1 to MOST_CLASSES - 1, or the count differs.
-    """
-    key = f"{part}_labels"
-    if labels.dtype.kind not in "iufb":
-        raise UserError(f"data.path={file}", f"{key} holds {labels.dtype}", "store whole numbers")
-    if labels.size != count:
-        raise UserError(
-            f"data.path={file}", f"{count} {part}_images but {labels.size} {key}", "one label an image is needed"
-        )
-    flat = labels.reshape(-1)
-    with np.errstate(invalid="ignore"):
-        good = (flat >= -1) & (flat < MOST_CLASSES) & (np.floor(flat.astype(np.float64)) == flat)
-    if not good.all():
-        i = int(good.argmin())
-        raise UserError(
-            f"data.path={file}", f"{key}[{i}] is {flat[i]}",
-            f"labels are whole numbers from -1 (unknown) to {MOST_CLASSES - 1:,}",
-        )  # fmt: skip
-    return torch.as_tensor(flat.astype(np.int64))
+    """One file in MedMNIST's key layout: `train_images` (N, H, W or N, H, W, C with C from 1 to 32; uint8, uint16 or
+    float), `train_labels` (N or N, 1; whole numbers, -1 is unknown), optional `val_*`, `test_images`, `test_labels`.
+    The classes are the labels of the training split. A .npy file holds unlabelled training images."""
+    splits, classes, notes = read_splits(name, existing(path))
+    return DataSet(name, splits["train"], splits.get("test"), classes, val=splits.get("val"), notes=notes, **split)
 
 
 def folder(
@@ -164,96 +94,56 @@ def folder(
     on_error: Literal["stop", "skip"],
     test_path: PathText | None = None,
     packed: PathText | None = None,
+    labels: PathText = "folders",
+    include: Globs = (),
+    exclude: Globs = (),
+    list: PathText | None = None,
+    channels: Channels = "auto",
+    max_pixels: MostPixels = 300_000_000,
     **split: SplitKeys,
 ) -> DataSet:
-    """A folder of image files: one folder a class, or a flat folder without labels.
+    """A folder of image files.
 
     Args:
-        path: the folder. If it holds a folder `train` and, optionally, `val` and `test`, these are the splits.
-        size: side of the square to which an image is squeezed when it is decoded, pixels. The crops undo the squeeze.
+        path: the folder. With ``labels=folders``, and if it holds a folder `train` and, optionally, `val` and `test`,
+            these are the splits.
+        size: side of the square to which an image is squeezed for a store in memory or a packed file, pixels. The crops
+            undo the squeeze. Streamed files are cropped at their own resolution.
         on_error: ``stop`` or ``skip`` at a file that cannot be decoded.
         test_path: a folder with the test split, of the same classes.
         packed: a folder for packed files: the first run decodes the images of each split once, all later runs read
             the result.
+        labels, include, exclude: see `siamese.data.listing.list_images`; of each split's folder.
+        list: a file that names the training images, relative to their folder.
+        channels: of the images; "auto" is what the headers of some files say.
+        max_pixels: an image of more pixels counts as one that cannot be decoded.
     """
-    root = _existing(path)
-    if not root.is_dir():
-        raise UserError(f"data.path={root}", "is not a folder", "give the folder that holds the images")
-    train_root = root / "train" if (root / "train").is_dir() else root
-    classes, files, labels = _listing(train_root)
-    if not files:
-        raise UserError(f"data.path={root}", "holds no image", f"put {', '.join(IMAGE_SUFFIXES[:4])}… files there")
-    reason = unreadable(files[0])
-    if reason and all(unreadable(file) for file in files[1:]):
-        raise UserError(
-            f"data.path={root}", f"none of its {len(files)} images can be read; the first: {files[0].name}: {reason}",
-            "check that they are images",
-        )  # fmt: skip
-    train = Split(ImageFiles(files, size, on_error), labels)
-    roots, splits = [("the training split", train_root)], {}
-    for part, given in (("val", None), ("test", test_path)):
-        where = _existing(given, "data.test_path") if given is not None else root / part
-        if where.is_dir() and (given is not None or train_root != root):
-            found, part_labels = _part(where, train_root, classes)
-            splits[part] = Split(ImageFiles(found, size, on_error), part_labels)
-            roots.append((f"data.test_path={given}" if given is not None else f"{root}/{part}", where))
-        elif given is not None:
-            raise UserError(f"data.test_path={given}", "is not a folder", "give the folder that holds the images")
-    _apart(roots)
-    for one in splits.values():
-        _check_links(one.images.names() or [], files)
-    if packed is not None:
-        where = expand_path(packed, "data.packed")
-        if where.exists() and not where.is_dir():
-            raise UserError(f"data.packed={packed}", "is a file", "give a folder")
-        pack = lambda s: replace(s, images=PackedImages.of(where, s.images.names(), size, on_error))  # noqa: E731
-        train, splits = pack(train), {part: pack(one) for part, one in splits.items()}
-    return DataSet(name, train, splits.get("test"), classes, val=splits.get("val"), **split)
+    listings = folder_listings(path, test_path, labels, include, exclude, list)
+    kind = kind_of(Files(listings["train"].files), channels, max_pixels, f"data.path={path}", on_error)
+    for part, one in listings.items():
+        if part != "train":
+            check_kind(Files(one.files), kind, f"data.path={one.root}", on_error)
+    where = None if packed is None else _packing_folder(packed)
+    splits = {}
+    for part, one in listings.items():
+        if where is None:
+            splits[part] = Split(ImageFiles(one.files, size, kind, on_error), one.labels)
+        else:
+            packed_file = PackedFile(where, Files(one.files), size, kind, on_error)
+            splits[part] = Split(PackedImages(packed_file), one.labels)
+    return DataSet(
+        name, splits["train"], splits.get("test"), listings["train"].classes, val=splits.get("val"),
+        notes=left_out(listings), **split,
+    )  # fmt: skip
 
 
-def _part(where: Path, train_root: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
-    """Files and labels of a validation or test folder."""
-    other_classes, files, labels = _listing(where)
-    if other_classes != classes:
-        odd = sorted(set(other_classes) ^ set(classes))
-        raise UserError(
-            f"data.path={train_root}",
-            f"{where} has {len(other_classes)} classes, {train_root} has {len(classes)} (not in both: "
-            f"{', '.join(odd[:3]) or 'none'})",
-            "the splits must have class folders of the same names",
-        )
-    if not files:
-        raise UserError(f"data.path={where}", "holds no image", "put images there, or remove the folder")
-    return files, labels
-
-
-def _listing(where: Path) -> tuple[list[str], list[Path], Tensor]:
-    try:
-        return listing(where)
-    except OSError as error:
-        raise UserError(f"data.path={where}", f"cannot be listed ({error.strerror})", "give another folder") from error
-
-
-def _apart(roots: list[tuple[str, Path]]) -> None:
-    """Refuse splits that share images: a test on training images measures nothing."""
-    real = [(told, Path(os.path.realpath(where))) for told, where in roots]
-    for i, (told, where) in enumerate(real):
-        for other_told, other in real[:i]:
-            if where == other or where in other.parents or other in where.parents:
-                raise UserError(told, f"shares its images with {other_told} ({other})", "give separate folders")
-
-
-def _check_links(files: list[Path], train: list[Path]) -> None:
-    """Refuse a split that holds links to training images. Files are resolved only if one of them is a link."""
-    if not any(os.path.islink(file) for file in files):
-        return
-    known = {os.path.realpath(file) for file in train}
-    shared = [file for file in files if os.path.realpath(file) in known]
-    if shared:
-        raise UserError(
-            f"data.path={shared[0]}", f"is a training image too, and so are {len(shared) - 1} others of its split",
-            "remove the links",
-        )  # fmt: skip
+def _packing_folder(packed: str | int | None) -> Path:
+    if packed is None:
+        raise UserError("data.packed=null", "this data set is read from packed files", "give data.packed=FOLDER")
+    where = expand_path(packed, "data.packed")
+    if where.exists() and not where.is_dir():
+        raise UserError(f"data.packed={packed}", "is a file", "give a folder")
+    return where
 
 
 def imagenet(
@@ -265,17 +155,81 @@ def imagenet(
 ) -> DataSet:
     """ImageNet as class folders `train` and `val`. Its 50,000 validation images are the test split, as in every paper;
     the validation split is held out of the training labels."""
-    root = _existing(path)
-    for part in ("train", "val"):
-        if not (root / part).is_dir():
-            raise UserError(f"data.path={root}", f"has no folder {part}", "give the folder that holds train/ and val/")
-    return folder(name, str(root / "train"), size, on_error, test_path=str(root / "val"), **rest)
+    train, val = imagenet_folders(path)
+    return folder(name, train, size, on_error, test_path=val, **rest)
 
 
-def _existing(path: str | int | None, key: str = "data.path") -> Path:
-    if path is None:
-        raise UserError(f"{key}=null", "this data set needs a path", f"give {key}=…")
-    found = expand_path(path, key)
-    if not found.exists():
-        raise UserError(f"{key}={path}", "does not exist", f"looked at {found.absolute()}")
-    return found
+def hf(
+    name: Name,
+    path: PathText | None,
+    size: Pixels,
+    on_error: Literal["stop", "skip"],
+    packed: PathText | None,
+    train_split: Name | None = None,
+    val_split: Name | None = None,
+    test_split: Name | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    channels: Channels = "auto",
+    max_pixels: MostPixels = 300_000_000,
+    **split: SplitKeys,
+) -> DataSet:
+    """A Hugging Face data set on disk (Arrow or Parquet), packed at the first use. No network.
+
+    Args:
+        path: what `save_to_disk` wrote, a folder of the Hub, or a single table.
+        size, on_error, packed, channels, max_pixels: as of `folder`.
+        train_split, val_split, test_split: names of splits; None takes those that are named so.
+        image, label: columns; None takes the only ones of their type, `label=""` none.
+    """
+    sources = hf_sources(path, train_split, val_split, test_split, image, label)
+    return _packed_set(name, sources, packed, size, on_error, channels, max_pixels, split)
+
+
+def webdataset(
+    name: Name,
+    path: PathText | None,
+    size: Pixels,
+    on_error: Literal["stop", "skip"],
+    packed: PathText | None,
+    val_path: PathText | None = None,
+    test_path: PathText | None = None,
+    image: Sequence[str] | None = None,
+    label: str | None = None,
+    channels: Channels = "auto",
+    max_pixels: MostPixels = 300_000_000,
+    **split: SplitKeys,
+) -> DataSet:
+    """Tar shards of WebDataset, packed at the first use. No network.
+
+    Args:
+        path, val_path, test_path: shards: a folder, a glob, or a pattern with braces, as in
+            ``train-{000..146}.tar``.
+        size, on_error, packed, channels, max_pixels: as of `folder`.
+        image: suffixes of images; None is all known ones.
+        label: suffix of labels (``cls``, ``txt``, ``json:KEY``); None takes ``cls`` if there is one, "" none.
+    """
+    sources = webdataset_sources(path, val_path, test_path, image, label)
+    return _packed_set(name, sources, packed, size, on_error, channels, max_pixels, split)
+
+
+def _packed_set(
+    name: str, sources: dict[str, Source], packed: str | int | None, size: int, on_error: str, channels: int | str,
+    max_pixels: int, split: dict[str, Any],
+) -> DataSet:  # fmt: skip
+    """The data set of containers, in packed files."""
+    share_classes(sources["train"], {part: one for part, one in sources.items() if part != "train"})
+    where = _packing_folder(packed)
+    items = {part: Contents(one) for part, one in sources.items()}
+    kind = kind_of(items["train"], channels, max_pixels, sources["train"].setting, on_error)
+    for part, one in items.items():
+        if part != "train":
+            check_kind(one, kind, sources[part].setting, on_error)
+    splits = {
+        part: Split(PackedImages(PackedFile(where, one, size, kind, on_error)), sources[part].labels)
+        for part, one in items.items()
+    }
+    return DataSet(
+        name, splits["train"], splits.get("test"), sources["train"].classes, val=splits.get("val"),
+        notes=tuple(note for one in sources.values() for note in one.notes), **split,
+    )  # fmt: skip

@@ -17,6 +17,7 @@ from siamese.evaluation.settings import PLACES, trusted_config
 from siamese.files import digest_of_file
 from siamese.paths import expand_path
 from siamese.recipe import recipe_digest
+from siamese.schema.saved import ADDED
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,11 @@ def supervised_row(cfg: DictConfig, trained: DictConfig, data: DataSet | None) -
             f"give a checkpoint of method=supervised data={trained.data.name}",
         )  # fmt: skip
     here, there = ({k: v for k, v in c.data.items() if k not in (*factory.LOADING, *PLACES)} for c in (trained, own))
-    differs = [f"data.{k}={there.get(k)} (here {here.get(k)})" for k in here if here[k] != there.get(k)]
+    for one in (here, there):  # keys that a file lacks because it is older
+        one.update({k: ADDED[f"data.{k}"] for k in {**here, **there} if k not in one and f"data.{k}" in ADDED})
+    differs = [
+        f"data.{k}={there.get(k)} (here {here.get(k)})" for k in {**here, **there} if here.get(k) != there.get(k)
+    ]
     if data is not None:
         found, count = state[reading.KEY], len(data.train_labeled)
         if found.get("num_classes") != data.num_classes or found.get("images", count) != count:

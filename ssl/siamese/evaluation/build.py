@@ -1,7 +1,7 @@
 """check(cfg) -> build(plan): everything is checked and loaded before anything is written."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,22 @@ from torch import nn
 
 from siamese import factory, run_dir
 from siamese.checkpoints import formats, reading
+from siamese.config import to_dict
 from siamese.data import DataSet
+from siamese.data.statistics import value_range
 from siamese.environment import Stopwatch, channels_last, keep_freed_memory
 from siamese.errors import UserError, printable
 from siamese.evaluation import settings
 from siamese.evaluation.baselines import Row, load_projector, supervised_row
 from siamese.evaluation.cache import FeatureCache
+from siamese.evaluation.customary import customary
 from siamese.evaluation.protocols import Protocol
+from siamese.evaluation.several_labels import check_protocols
 from siamese.output import console
 from siamese.paths import expand_path
 from siamese.schema import check_eval
+
+LEAST_SHARED = 0.1  # of the ranges of values of the images and of the training; 8 of 12 bits share 1/16
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Plan:
         trained: the config of the pretraining.
         judged: the config by which the features are judged.
         kind: the file's format.
-        protocols: that run, in this order.
+        protocols: that run, in this order. With `eval=all` each runs on the data sets that it can judge.
         device: of all computation.
         folder: the run folder, not created yet.
         watch: runs since the check.
@@ -111,12 +117,19 @@ def build(plan: Plan) -> Evaluation:
     Raises:
         UserError: data or weights cannot work. Nothing has been written.
     """
-    cfg, trained, judged = plan.cfg, plan.trained, plan.judged
+    cfg, trained = plan.cfg, plan.trained
     shown_on = console()
     keep_freed_memory()
-    data = {judged.data.name: (_data_set(plan, judged), judged)}
-    first = data[judged.data.name][0]
-    as_trained = not settings.Given(cfg.foreign).chooses("data") or not plan.ours
+    given = settings.Given(cfg.foreign)
+    as_trained = not given.chooses("data") or not plan.ours
+    first = _data_set(plan, plan.judged, (plan.ours and as_trained) or given.has("data.value_range"))
+    judged = plan.judged if plan.ours else customary(plan.judged, given, first.pretrain.images, shown_on)
+    judged, measured = factory.resolve_images(judged, first.pretrain)
+    if measured:
+        shown_on.print(f"images: {measured}", soft_wrap=True)
+    plan = replace(plan, judged=judged, trained=trained if plan.ours else judged)
+    trained = plan.trained
+    data = {judged.data.name: (first, judged)}
     if plan.ours and as_trained:
         _check_classes(plan, first)
     for item in cfg.eval.data:
@@ -129,7 +142,9 @@ def build(plan: Plan) -> Evaluation:
         tensors = reading.backbone_state(plan.state)
     else:
         tensors = formats.recognise(cfg.ckpt, plan.state, keep=backbone.state_dict())[1]
-    formats.fill(cfg.ckpt, plan.kind, backbone, tensors)
+    adapted = formats.fill(cfg.ckpt, plan.kind, backbone, tensors)
+    if adapted:
+        shown_on.print(adapted, soft_wrap=True)
     rows, supervised = [Row("raw_pixels", None, judged), Row("random_init", untrained, judged)], None
     if cfg.eval.supervised is not None:
         row, supervised = supervised_row(cfg, trained, first if as_trained else None)
@@ -160,9 +175,14 @@ def _check_classes(plan: Plan, data: DataSet) -> None:
             f"data={data.name}", f"has {data.num_classes} classes now, {known} when the checkpoint was trained",
             "check data.path",
         )  # fmt: skip
+    if plan.state[reading.KEY].get("labels", data.labels_digest) != data.labels_digest:
+        raise UserError(
+            f"data={data.name}", "its classes, labels or validation split have changed since the checkpoint was "
+            "trained: training images could be tested on", "give the labels of the training, or another data=",
+        )  # fmt: skip
 
 
-def _data_set(plan: Plan, cfg: DictConfig) -> DataSet:
+def _data_set(plan: Plan, cfg: DictConfig, range_is_theirs: bool = False) -> DataSet:
     data = factory.data_set(cfg)
     needed = any(protocol.needs_labels for protocol in plan.protocols.values())
     if needed and (not data.labelled or not data.test or not len(data.test)):
@@ -170,4 +190,38 @@ def _data_set(plan: Plan, cfg: DictConfig) -> DataSet:
             f"data={data.name}", "has no labels or no test split with labels",
             "these protocols need both; eval=unlabelled does not",
         )  # fmt: skip
+    check_protocols(plan.cfg, plan.protocols, data)
+    _check_values(cfg, data, range_is_theirs)
     return data
+
+
+def _check_values(cfg: DictConfig, data: DataSet, range_is_theirs: bool) -> None:
+    """Refuse images that do not fit the network: other channels, or values of which too little lies in its range.
+
+    Args:
+        range_is_theirs: `data.value_range` was measured on these images, or given for them.
+    """
+    store, ranges = data.pretrain.images, to_dict(cfg.data)["value_range"]
+    takes = cfg.data.channels
+    if takes not in ("auto", store.channels) and (store.channels, takes) != (1, 3):
+        raise UserError(
+            f"data={data.name}", f"its images have {store.channels} channels, the network takes {takes}",
+            "add backbone=NAME backbone.adapt_first_layer=true, or use other images",
+        )  # fmt: skip
+    if ranges == "auto" or range_is_theirs:
+        return
+    found = value_range(store, max(1, cfg.data.workers))
+    theirs, pairs = (r if isinstance(r[0], list) else [r] for r in (found, ranges))
+    count = max(len(theirs), len(pairs))
+    both = zip(theirs * (count // len(theirs)), pairs * (count // len(pairs)), strict=True)
+    if 2 * sum(shared_part(a, b) < LEAST_SHARED for a, b in both) > count:
+        kind = str(store.dtype).removeprefix("torch.")
+        raise UserError(
+            f"data={data.name}", f"its images are {kind} with values in {found}, the network was trained on {ranges}",
+            f"judge it alone by data={data.name} data.value_range=[LOW,HIGH], the values that become 0 and 1",
+        )  # fmt: skip
+
+
+def shared_part(one: Sequence[float], other: Sequence[float]) -> float:
+    """The share of the longer of two intervals that lies in both."""
+    return (min(one[1], other[1]) - max(one[0], other[0])) / max(one[1] - one[0], other[1] - other[0])

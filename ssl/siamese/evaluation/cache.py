@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from siamese.augment import CleanView
-from siamese.data import Split
+from siamese.data import Loader, Split, is_known
 from siamese.errors import RunAborted, UserError
 from siamese.files import digest_of_file, make_temp_dir
-from siamese.probes.features import Batches, Features, extract, forward
+from siamese.probes.features import Features, extract, forward
 
 
 class FeatureCache:
@@ -37,7 +37,7 @@ class FeatureCache:
         self.found = 0
 
     def features(
-        self, backbone: nn.Module, split: Split, batches: Batches, view: CleanView, device: torch.device
+        self, backbone: nn.Module, split: Split, batches: Loader, view: CleanView, device: torch.device
     ) -> Features:
         """As `extract`.
 
@@ -51,9 +51,17 @@ class FeatureCache:
         described = {
             "network": digest_of_network(backbone),
             "part": digest_of_split(split),
-            "view": [view.size, view.center, view.mean.tolist(), view.std.tolist(), view.interpolation],
+            "view": [
+                view.size,
+                view.center,
+                view.mean.tolist(),
+                view.std.tolist(),
+                view.interpolation,
+                view.value_range,
+            ],
+            "crops": "files" if batches.cutter is not None else "store",
             "dtype": "float16" if large else "float32",
-            "layout": 3,
+            "layout": 4,
         }
         name = hashlib.blake2b(json.dumps(described).encode(), digest_size=16).hexdigest()
         where = self.folder / name
@@ -76,7 +84,7 @@ class FeatureCache:
             labels, seen, dim = [], 0, 0
             with (temporary / "x.bin").open("wb") as file:
                 for features, y in blocks:
-                    known = y >= 0
+                    known = is_known(y)
                     file.write(features[known].cpu().numpy().astype(described["dtype"]).tobytes())
                     labels.append(y[known].cpu())
                     seen, dim = seen + len(y), features.shape[1]
@@ -104,8 +112,13 @@ class FeatureCache:
                     raise ValueError("its content has changed")
             rows, dim = meta["shape"]
             y = torch.from_numpy(np.load(where / "y.npy"))
-            if y.dtype != torch.int64 or tuple(y.shape) != (rows,) or not 0 <= rows <= most or dim < 0:
-                raise ValueError(f"it has {tuple(y.shape)} labels")
+            if (
+                (y.dtype, y.ndim) not in ((torch.int64, 1), (torch.uint8, 2))
+                or len(y) != rows
+                or rows > most
+                or dim < 0
+            ):
+                raise ValueError(f"it has {y.dtype} {tuple(y.shape)} labels")
             if (where / "x.bin").stat().st_size != rows * dim * np.dtype(meta["dtype"]).itemsize:
                 raise ValueError(f"it is not {rows} x {dim}")
             if not rows:
@@ -133,5 +146,7 @@ def digest_of_split(split: Split) -> str:
     """A digest of images (of image files see `digest_of_files`) and labels."""
     digest = hashlib.blake2b(digest_size=16)
     split.images.update_digest(digest)
+    if split.labels.ndim == 2:  # the bytes alone could be those of one label an image
+        digest.update(f"{tuple(split.labels.shape)}".encode())
     digest.update(split.labels.contiguous().numpy().data)
     return digest.hexdigest()

@@ -52,7 +52,8 @@ def compare(folders: Sequence[str], console: Console) -> Values:
                 "give each once, so that the spread is one over seeds",
             )  # fmt: skip
     columns = list(dict.fromkeys(c for row in values.values() for c in row))
-    table = Table(title="top-1 %, mean ± half of the 95 % interval over seeds", title_justify="left")
+    what = "top-1 % or mAP %" if any(c.endswith(" mAP") for c in columns) else "top-1 %"
+    table = Table(title=f"{what}, mean ± half of the 95 % interval over seeds", title_justify="left")
     for column in ("pretraining", "seeds", *columns):
         table.add_column(column, justify="left" if column == "pretraining" else "right")
     for name, row in values.items():
@@ -156,13 +157,17 @@ class _Run(pydantic.BaseModel):
 
 
 def figures(one: dict[str, Any]) -> dict[str, float]:
-    """The checkpoint's own top-1 figures: "data set protocol" -> fraction. A protocol with several (few labels) has
-    "data set share way" -> the mean over its choices."""
+    """The checkpoint's own figures. Top-1: "data set protocol" -> fraction; of several labels an image "data set
+    protocol mAP" and "… micro mAP". A protocol with several figures (few labels) has "data set share way" -> the mean
+    over its choices."""
     out: dict[str, float] = {}
     for data, found in one["results"].items():
         for protocol, figure in found["rows"][one["method"]].items():
             if "top1" in figure:
                 out[f"{data} {protocol}"] = figure["top1"]
+                continue
+            if "map" in figure:  # several labels an image
+                out |= {f"{data} {protocol} mAP": figure["map"], f"{data} {protocol} micro mAP": figure["micro_map"]}
                 continue
             for share, ways in figure.items():
                 ways = ways.items() if isinstance(ways, dict) else ()

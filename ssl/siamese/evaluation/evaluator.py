@@ -11,14 +11,16 @@
 | data | the data set that is judged first: the pretraining's unless `data=` chooses another |
 | protocols | for each protocol a description and its settings |
 | supervised | of `eval.supervised`: ckpt, ckpt_sha256, recipe, backbone, epochs, seed; or null |
-| results | data set -> {path, images: {fit, val, test}, classes, split, view, rows, published} |
+| results | data set -> {path, images: {fit, val, test}, classes, multilabel, split, view, rows, published} |
 | knn_top1, linear_top1 | of the checkpoint on the first data set, if these protocols ran |
+| knn_map, logistic_map | in their place where its images may have several labels: macro mAP |
 | baselines | row -> protocol -> figures of the first data set, without the checkpoint's own row |
 | versions, device, seconds, command | environment, run time and command line |
 
 Rows are `raw_pixels`, `random_init` (the untrained backbone), `supervised` if a checkpoint is given, and the method's
-name. Figures: top-1 is a fraction in [0, 1]; `chosen` holds what a validation split chose, and its figure there;
-{mean, interval95, values} are over seeds, interval95 being half the width of Student's interval.
+name. Figures: top-1, `map` (macro mean average precision) and `micro_map` are fractions in [0, 1]; `chosen` holds what
+a validation split chose, and its figure there; `classes_left_out` counts labels that no test image has, over which
+`map` is no mean; {mean, interval95, values} are over seeds, interval95 being half the width of Student's interval.
 """
 
 import functools
@@ -33,13 +35,18 @@ from rich.console import Console
 from siamese import factory, run_dir
 from siamese.config import to_dict
 from siamese.data import DataSet
+from siamese.data.duplicates import shared
 from siamese.environment import device_name, versions
 from siamese.evaluation.build import Evaluation, build, check
 from siamese.evaluation.published import published_figures
+from siamese.evaluation.several_labels import takes_one_label
 from siamese.evaluation.tables import table
 from siamese.evaluation.target import SPLITS, EvalTarget
 from siamese.files import digest_of_file, write_json
 from siamese.recipe import recipe_digest
+
+HEADLINES = (("knn", "top1"), ("linear", "top1"), ("knn", "map"), ("logistic", "map"))  # repeated at the top
+COMPARED = 100_000  # images of a data set up to which duplicates are looked for; mode=check of train.py always does
 
 
 def evaluate(cfg: DictConfig, overrides: Sequence[str] | None = None) -> dict[str, Any]:
@@ -63,7 +70,7 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
         say = _printer(evaluation.console)
         say(f"checkpoint: {plan.kind}")
         for label, (data, _) in evaluation.data.items():
-            for note in data.notes:
+            for note in (*data.notes, *seen_before(data)):
                 say(f"{label}: {note}")
         results = {}
         for label, (data, cfg) in evaluation.data.items():
@@ -79,6 +86,18 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
             say(f"{evaluation.cache.found} sets of features were found in {evaluation.cache.folder}")
         say(f"results: {plan.folder / 'results.json'}")
         return out
+
+
+def seen_before(data: DataSet) -> list[str]:
+    """A line that names the test images which are training images too, if there are any."""
+    if data.test is None or len(data.pretrain) + len(data.test) > COMPARED:
+        return []
+    pairs = shared(data.pretrain.images, data.test.images)
+    if not pairs:
+        return []
+    (mine, other), names, train = pairs[0], data.test.images.names(), data.pretrain.images.names()
+    first = f"{names[other]} = {train[mine]}" if names and train else f"test image {other} = training image {mine}"
+    return [f"{len(pairs):,} of {len(data.test):,} test images are training images, too: {first}"]
 
 
 def _printer(console: Console, prefix: str = "") -> Callable[[str], None]:
@@ -97,9 +116,12 @@ def _on(evaluation: Evaluation, data: DataSet, cfg: DictConfig, say: Callable[[s
     """An entry of `results`: all rows on one data set."""
     plan = evaluation.plan
     batch_size = plan.cfg.batch_size
-    loading = factory.loader_config(cfg, plan.device)
+    loading = factory.loader_config(cfg, plan.device, data)
     held = {name: getattr(data, name) for name in SPLITS}
     labelled = data.labelled and data.test is not None
+    unable = takes_one_label(plan.protocols, data)
+    if unable:
+        say(f"{data.name} has several labels an image, which {', '.join(unable)} cannot judge: left out")
     loaders = {name: loading.loader(held[name], batch_size, shuffle=False) for name in SPLITS} if labelled else {}
     figures: dict[str, dict[str, Any]] = {}
     for row in evaluation.rows:
@@ -111,7 +133,8 @@ def _on(evaluation: Evaluation, data: DataSet, cfg: DictConfig, say: Callable[[s
             functools.partial(_views, plan.judged, row.trained), data, loading, loaders, batch_size,
             evaluation.cache, say, evaluation.projector if own else None,
         )  # fmt: skip
-        wanted = {n: p for n, p in plan.protocols.items() if row.network is not None or not p.needs_network}
+        wanted = {n: p for n, p in plan.protocols.items()
+                  if n not in unable and (row.network is not None or not p.needs_network)}  # fmt: skip
         if wanted:
             figures[row.name] = {name: protocol.evaluate(target) for name, protocol in wanted.items()}
     seen = factory.clean_view(plan.judged)
@@ -122,6 +145,7 @@ def _on(evaluation: Evaluation, data: DataSet, cfg: DictConfig, say: Callable[[s
         "images": {key: len(held[name]) for key, name in zip(("fit", "val", "test"), SPLITS, strict=True)
                    if held[name] is not None},
         "classes": data.num_classes,
+        "multilabel": data.multilabel,
         "split": {"val": "as published"} if data.published_val else split,
         "view": {
             "size": seen.size,
@@ -138,7 +162,8 @@ def _views(cfg: DictConfig, trained: DictConfig) -> Any:
     """The training's views, with the normalisation of a row's own training."""
     cfg = cfg.copy()
     cfg.augment.compiled = False
-    cfg.augment.mean, cfg.augment.std = trained.augment.mean, trained.augment.std
+    for key in ("mean", "std", "value_range"):
+        cfg.augment[key] = trained.augment[key]
     return factory.views(cfg)
 
 
@@ -147,6 +172,7 @@ def _results(evaluation: Evaluation, results: dict[str, Any]) -> dict[str, Any]:
     plan, trained = evaluation.plan, evaluation.plan.trained
     name, sha256 = trained.method.name, digest_of_file(evaluation.plan.file)
     first = results[plan.judged.data.name]["rows"]
+    ran = {protocol for one in results.values() for figures in one["rows"].values() for protocol in figures}
     return {
         "schema": 2,
         "ckpt": str(plan.file),
@@ -159,9 +185,11 @@ def _results(evaluation: Evaluation, results: dict[str, Any]) -> dict[str, Any]:
         "seed": trained.seed,
         "data": plan.judged.data.name,
         "supervised": evaluation.supervised,
-        "protocols": {n: {"what": p.description, "settings": p.settings()} for n, p in plan.protocols.items()},
+        "protocols": {
+            n: {"what": p.description, "settings": p.settings()} for n, p in plan.protocols.items() if n in ran
+        },
         "results": results,
-        **{f"{n}_top1": first[name][n]["top1"] for n in ("knn", "linear") if n in first[name]},
+        **{f"{n}_{figure}": first[name][n][figure] for n, figure in HEADLINES if figure in first[name].get(n, {})},
         "baselines": {row: figures for row, figures in first.items() if row != name},
         "versions": versions(),
         "device": device_name(plan.device),

@@ -18,13 +18,14 @@ from siamese.checkpoints import formats, reading
 from siamese.config import make, to_dict
 from siamese.errors import UserError
 from siamese.evaluation.protocols import Protocol
+from siamese.recipe import MEASURED_KEYS
 from siamese.schema import check_train
 from siamese.schema.messages import all_keys, explain
-from siamese.schema.saved import trusted
+from siamese.schema.saved import ADDED, trusted
 
 GROUPS = ("data", "backbone", "augment")
 # Keys of `data` that say where images are, not which labels are held out.
-PLACES = ("path", "test_path", "download", "packed", "on_error", "_target_")
+PLACES = ("path", "test_path", "labels", "list", "download", "packed", "on_error", "_target_")
 
 
 def make_protocols(cfg: DictConfig) -> dict[str, Protocol]:
@@ -137,7 +138,7 @@ class Given:
     """
 
     def __init__(self, items: Sequence[str]):
-        self.overrides = [_equals(str(item)) for item in items]
+        self.overrides = [i if re.match(r"[^:]*=", i) else i.replace(":", "=", 1) for i in map(str, items)]
         self.setting = " ".join(self.overrides)
 
     def chooses(self, group: str) -> bool:
@@ -147,11 +148,6 @@ class Given:
     def has(self, key: str) -> bool:
         """Whether the key is given."""
         return any(o.lstrip("+").startswith(f"{key}=") for o in self.overrides)
-
-
-def _equals(item: str) -> str:
-    """KEY:VALUE to KEY=VALUE."""
-    return item if re.match(r"[^:]*=", item) else item.replace(":", "=", 1)
 
 
 def trusted_config(state: Mapping[str, Any], setting: str, trust: bool) -> DictConfig:
@@ -169,8 +165,9 @@ def trusted_config(state: Mapping[str, Any], setting: str, trust: bool) -> DictC
 def of_ours(trained: DictConfig, given: Given, path: Any = None) -> DictConfig:
     """The config by which a checkpoint of ours is judged: its own, with the groups that are given in place of its own.
 
-    Images keep the crop, mean and std of the training, so that the network sees what it was trained on. The data set
-    of the training keeps its split, so that no training image is tested on.
+    Images keep crop, value range, mean and std of the training, so that the network sees what it was trained on, unless
+    these keys are given, or the first layer is adapted to other images. The data set of the training keeps its split,
+    so that no training image is tested on.
 
     Args:
         path: where the images lie, if that is given outside of `given` (`data.path=` of the evaluation's own config).
@@ -188,8 +185,11 @@ def of_ours(trained: DictConfig, given: Given, path: Any = None) -> DictConfig:
                 "the checkpoint holds its own config",
                 f"leave it out, or choose {'=, '.join(GROUPS)}= with it",
             )
-    view = [f"data.{key}={list(trained.data[key])}" for key in ("mean", "std")] + [f"data.crop={trained.data.crop}"]
-    own = composed(given.setting, [*view, *given.overrides])
+    adapts = any(o.lstrip("+").lower() == "backbone.adapt_first_layer=true" for o in given.overrides)
+    view = {key: "auto" if adapts else to_dict(trained.data)[key] for key in MEASURED_KEYS} | {
+        "crop": trained.data.crop
+    }
+    own = composed(given.setting, [*(f"data.{k}={v}" for k, v in view.items()), *given.overrides])
     out = trained.copy()
     if given.chooses("data"):
         keys = [key for key in own.data if given.has(f"data.{key}")]
@@ -201,6 +201,9 @@ def of_ours(trained: DictConfig, given: Given, path: Any = None) -> DictConfig:
             out[group] = own[group]
     if not given.chooses("augment") and given.has("data.crop"):
         out.augment.size = out.data.crop
+    for key in (k for k in MEASURED_KEYS if adapts or given.has(f"data.{k}")):
+        for node in (n for n in (out.data, out.augment, out.backbone) if key in n):
+            node[key] = own.data[key]
     return out
 
 
@@ -218,9 +221,10 @@ def _data_of(trained: DictConfig, own: DictConfig, given: Sequence[str], path: A
         return own.data  # other images of the same kind
     data = trained.data.copy()
     for key in given:
-        if key not in (*factory.LOADING, *PLACES, "size") and own.data[key] != data.get(key):
+        before = data.get(key, ADDED.get(f"data.{key}"))
+        if key not in (*factory.LOADING, *PLACES, "size") and own.data[key] != before:
             raise UserError(
-                f"data.{key}={own.data[key]}", f"the checkpoint was trained with data.{key}={data.get(key)}",
+                f"data.{key}={own.data[key]}", f"the checkpoint was trained with data.{key}={before}",
                 "leave it out: with another split training images could be tested on",
             )  # fmt: skip
         data[key] = own.data[key]
@@ -252,7 +256,9 @@ def other_data(item: str, trained: DictConfig, cfg: DictConfig, taken: Sequence[
         raise UserError(f"eval.data=[{item}]", "is judged already", "name each data set once")
     other = composed(f"eval.data=[{item}]", [f"data={name}", *([f"data.path={path}"] if path else [])])
     other.data = _data_of(trained, other, ["path"] if path else [], path or None)
-    other.data.crop, other.augment = trained.data.crop, trained.augment
+    other.augment = trained.augment
+    for key in ("crop", *MEASURED_KEYS):
+        other.data[key] = trained.data[key]
     for key in ("resident", "resident_mb", "workers"):
         other.data[key] = cfg.data[key]
     return label, other

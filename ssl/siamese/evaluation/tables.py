@@ -11,7 +11,9 @@ from siamese.evaluation.protocols.base import Protocol
 def table(results: dict[str, dict[str, Any]], protocols: Mapping[str, Protocol]) -> Table:
     """`results` of results.json; one row per figure, one column per kind of features."""
     names = list(dict.fromkeys(name for one in results.values() for name in one["rows"]))
-    out = Table(title="top-1 % on the test split", title_justify="left")
+    several = any(one.get("multilabel") for one in results.values())
+    what = "top-1 %, or mean average precision (mAP) %," if several else "top-1 %"
+    out = Table(title=f"{what} on the test split", title_justify="left")
     out.add_column("data")
     out.add_column("protocol", overflow="fold")
     for name in names:

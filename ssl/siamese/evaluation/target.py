@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from siamese import factory
 from siamese.augment import CleanView, View, Views
 from siamese.backbones import Backbone
 from siamese.data import DataSet, Loader, LoaderConfig, Split
@@ -55,6 +56,13 @@ class EvalTarget:
         assert split is not None
         return split
 
+    def loader(self, split: str, view: CleanView) -> Loader:
+        """Batches of a split; what is cut out of files depends on the view."""
+        if not self.loading.cuts_files(self.split(split)):
+            return self.loaders[split]
+        cutter = factory.central_crop(view)
+        return self.loading.loader(self.split(split), self.batch_size, shuffle=False, cutter=cutter)
+
     def features(self, split: str, interpolation: str | None = None) -> Features:
         """Features of a split of `SPLITS`; they are kept from the first call on.
 
@@ -67,14 +75,17 @@ class EvalTarget:
         wanted = self.view.interpolation if interpolation is None else interpolation
         key = split, wanted
         if key not in self.extracted:
-            loader, device = self.loaders[split], self.loading.device
+            view, device = self.view.resized_by(wanted), self.loading.device
+            loader = self.loader(split, view)
             if self.network is None:
-                self.extracted[key] = raw_pixels(loader, device)
+                self.extracted[key] = raw_pixels(loader, view, device)
             else:
-                view = self.view.resized_by(wanted)
                 self.extracted[key] = self.cache.features(self.network, self.split(split), loader, view, device)
             if not len(self.extracted[key]):
                 raise RunAborted(f"no image of the {split} split of {self.data.name} can be read")
+            lost = len(self.split(split).labelled()) - len(self.extracted[key])
+            if lost:
+                self.say(f"skipped {lost} unreadable images of the {split} split")
             if not all(bool(x.isfinite().all()) for x, _ in self.extracted[key].blocks()):
                 raise RunAborted(f"{self.name}: features of the {split} split of {self.data.name} hold NaN or infinity")
         return self.extracted[key]
@@ -101,5 +112,5 @@ class EvalTarget:
             interpolation=a["interpolation"] if interpolation is None else interpolation,
             flip_p=a["flip_p"] if flip is None else flip, jitter=[0.0] * 4, jitter_p=0, gray_p=0, gray_first=False,
             blur_p=0, blur_sigma=a["blur_sigma"], blur_kernel=a["blur_kernel"], solarize_p=0, rotate_degrees=0,
-            mean=self.view.mean.tolist(), std=self.view.std.tolist(),
+            mean=self.view.mean.tolist(), std=self.view.std.tolist(), value_range=self.view.value_range,
         ).to(self.loading.device)  # fmt: skip

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from siamese.augment import Views
 from siamese.backbones import Backbone
+from siamese.data import to_device
 from siamese.distributed import rank
 from siamese.optim import OptimizerRecipe
 from siamese.schema.types import Name
@@ -22,9 +23,9 @@ class Batch:
     """The input of a training step.
 
     Args:
-        views: each (B, 3, h, w) float, augmented and normalised.
-        labels: (B,) int64, -1 where unknown or held out. Online evaluation and `supervised` use
-            them, the loss of a self-supervised method never.
+        views: each (B, C, h, w) float, augmented and normalised.
+        labels: (B,) int64, -1 where unknown or held out; or (B, K), a row of 255 there. Online evaluation and
+            `supervised` use them, the loss of a self-supervised method never.
     """
 
     views: list[Tensor]
@@ -35,7 +36,7 @@ class Method(pl.LightningModule, ABC):
     """A way to pretrain a backbone. A subclass builds its heads and writes `loss`.
 
     Args:
-        backbone: (B, 3, h, w) to (B, D), with ``.feature_dim``. It is kept, exported and probed.
+        backbone: (B, C, h, w) to (B, D), with ``.feature_dim``. It is kept, exported and probed.
         name: as in `method=`, for reports.
         views: makes the views of a batch; not needed to call `loss`.
         optimizer: how to train; not needed to call `loss`.
@@ -68,7 +69,7 @@ class Method(pl.LightningModule, ABC):
 
     @abstractmethod
     def loss(self, views: list[Tensor]) -> Tensor:
-        """Views, each (B, 3, h, w), to a scalar. Reads like the paper's pseudocode."""
+        """Views, each (B, C, h, w), to a scalar. Reads like the paper's pseudocode."""
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups of trainable parameters; ``fixed_lr=True`` excludes a group from the schedule's decay."""
@@ -105,10 +106,10 @@ class Method(pl.LightningModule, ABC):
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Images and labels; the aspect ratios stay on the host, where the crops are drawn."""
         images, labels, aspect_ratio = batch
-        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True), aspect_ratio
+        return to_device(images, device), labels.to(device, non_blocking=True), aspect_ratio
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """(B, 3, H, W) uint8 images, labels, aspect ratios to a `Batch` of views."""
+        """Images (see `Loader`), labels, aspect ratios to a `Batch` of views."""
         assert self.views is not None
         images, labels, aspect_ratio = batch
         return Batch(self.views(images, aspect_ratio), labels)

@@ -9,18 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from siamese.augment import CleanView, Views
+from siamese.data import Images, Loader, is_known, listed, to_device
 
 ROWS = 8192  # rows of a block when features are read in order
-Batches = Iterable[tuple[Tensor, Tensor, Tensor | None]]
+Batches = Iterable[tuple[Images, Tensor, Tensor | None]]
 
 
 @dataclass
 class Features:
-    """(N, D) features and their (N,) int64 labels.
+    """(N, D) features and their labels.
 
     Args:
         x: float32, or float16 in a memory-mapped file.
-        y: labels; -1 is unknown.
+        y: (N,) int64, -1 is unknown; or (N, K) uint8 multi-hot, a row of 255 is unknown.
         device: on which they are used; None is the device of `x`.
     """
 
@@ -111,7 +112,7 @@ def extract(
         features.append(x)
         labels.append(y)
     x, y = torch.cat(features), torch.cat(labels)
-    known = y >= 0
+    known = is_known(y)
     return Features(x, y) if keep_unlabelled or bool(known.all()) else Features(x[known], y[known])
 
 
@@ -119,14 +120,14 @@ def extract(
 def forward(
     backbone: nn.Module, batches: Batches, view: CleanView | None, device: torch.device | str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(features (B, D) float32, labels (B,)) of each batch, in eval mode; see `extract`. Without a view the
+    """(features (B, D) float32, labels (B,) or (B, K)) of each batch, in eval mode; see `extract`. Without a view the
     batches hold the network's inputs."""
     modes = {module: module.training for module in backbone.modules()}
     backbone.eval()
     view = None if view is None else view.to(device)
     try:
         for images, y, aspect_ratio in batches:
-            x = images if view is None else view(images.to(device, non_blocking=True), aspect_ratio)
+            x = images if view is None else view(to_device(images, device), aspect_ratio)
             with torch.compiler.set_stance("force_eager"):  # a compilation for eval mode costs more than it saves
                 features = backbone(x).float()
             yield features, y.to(device)
@@ -137,30 +138,44 @@ def forward(
 
 @torch.no_grad()
 def view_features(
-    backbone: nn.Module, views: Views, batches: Batches, per_image: int, device: torch.device | str
+    backbone: nn.Module, views: Views, batches: Loader, per_image: int, device: torch.device | str
 ) -> Tensor:
     """Features (N, Q, D) of `per_image` augmented views of each of N images, in eval mode. The method's views are
-    used in turn. They are drawn from a separate generator, so that the run's random state does not change."""
+    used in turn. They are drawn from a separate generator, so that the run's random state does not change.
+
+    Args:
+        batches: whole images, or crops of files for each of the views.
+    """
     generator = torch.Generator().manual_seed(0)
     views = views.to(device)
 
     def augmented(q: int) -> Batches:
-        for x, y, aspect_ratio in batches:
-            yield views.views[q % len(views.views)](x.to(device), generator, aspect_ratio), y, None
+        number = q % len(views.views)
+        batches.sampler.set_epoch(q)  # other crops
+        for images, y, aspect_ratio in batches:
+            x = to_device([images[number]] if isinstance(images, list) else images, device)
+            yield views.views[number](x, generator, aspect_ratio), y, None
 
     seen = [torch.cat([x for x, _ in forward(backbone, augmented(q), None, device)]) for q in range(per_image)]
     return torch.stack(seen, 1)
 
 
 @torch.no_grad()
-def raw_pixels(batches: Batches, device: torch.device | str, side: int = 32) -> Features:
-    """The pixels themselves in [0, 1], images larger than `side` resized to it (D = 3 * side * side)."""
+def raw_pixels(batches: Batches, view: CleanView, device: torch.device | str, side: int = 32) -> Features:
+    """The pixels themselves in [0, 1], images larger than `side` resized to it (D = C * side * side). Of files that are
+    streamed they are those of the un-augmented view.
+
+    Args:
+        view: knows the channels and the range of the values.
+    """
     features, labels = [], []
+    view = view.to(device)
     for images, y, _ in batches:
-        x = images.to(device).float().div_(255)
+        x = view.levels(listed(to_device(images, device))[0]).float() / 255
         if max(x.shape[-2:]) > side:
             x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
         features.append(x.flatten(1))
         labels.append(y.to(device))
     x, y = torch.cat(features), torch.cat(labels)
-    return Features(x[y >= 0], y[y >= 0])
+    known = is_known(y)
+    return Features(x[known], y[known])

@@ -1,6 +1,6 @@
 """Weighted k-nearest-neighbour classification (Wu et al. 2018, arXiv:1805.01978, section 3.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,20 +22,32 @@ def knn_grid(
     Exact. A k beyond the bank's size is that size. Memory does not grow with the product of the two sizes:
     both go in blocks, with the best neighbours so far kept.
     """
-    most = min(max(ks), len(bank))
-    out = []
+    y = bank.y.to(queries.at)
+    votes = [
+        _vote(similarity, y[index], num_classes, ks, temperatures)
+        for similarity, index in neighbours(bank, queries, max(ks))
+    ]
+    return torch.cat(votes, 2)
+
+
+@torch.no_grad()
+def neighbours(bank: Features, queries: Features, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cosine similarities (m, most), in descending order, and rows in the bank (m, most) int64 of the nearest
+    neighbours of the queries, block by block. `most` is at most the bank's size."""
+    most = min(most, len(bank))
     rows = min(len(bank), BANK_ROWS)
     for q, _ in queries.blocks(max(1, BLOCK // rows)):
         q = F.normalize(q, dim=1)
-        similarity, labels = q.new_empty(len(q), 0), torch.empty(len(q), 0, dtype=torch.int64, device=q.device)
-        for x, y in bank.blocks(rows):
-            near, index = (q @ F.normalize(x, dim=1).T).topk(min(most, len(x)), dim=1)
-            similarity, labels = torch.cat([similarity, near], 1), torch.cat([labels, y[index]], 1)
+        similarity, index = q.new_empty(len(q), 0), torch.empty(len(q), 0, dtype=torch.int64, device=q.device)
+        start = 0
+        for x, _ in bank.blocks(rows):
+            near, at = (q @ F.normalize(x, dim=1).T).topk(min(most, len(x)), dim=1)
+            similarity, index = torch.cat([similarity, near], 1), torch.cat([index, at + start], 1)
             if similarity.shape[1] > most:
                 similarity, best = similarity.topk(most, dim=1)
-                labels = labels.gather(1, best)
-        out.append(_vote(similarity, labels, num_classes, ks, temperatures))
-    return torch.cat(out, 2)
+                index = index.gather(1, best)
+            start += len(x)
+        yield similarity, index
 
 
 def _vote(s: Tensor, y: Tensor, classes: int, ks: Sequence[int], temperatures: Sequence[float]) -> Tensor:

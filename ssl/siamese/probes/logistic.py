@@ -1,5 +1,6 @@
 """Multinomial logistic regression solved to convergence, over a range of L2 strengths."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,36 @@ class Solution:
     weight: Tensor
     iterations: int
     converged: bool
+
+
+def penalty(weight: Tensor, l2: float) -> tuple[Tensor, Tensor]:
+    """l2 / 2 * |weight|^2 (a float64 scalar) and its gradient; the last row, the bias, is not penalised."""
+    penalised = weight.clone()
+    penalised[-1] = 0
+    return 0.5 * l2 * penalised.square().sum(dtype=torch.float64), l2 * penalised  # float32 ends the line search early
+
+
+def minimise(
+    objective: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, max_iter: int, tolerance: float
+) -> Solution:
+    """L-BFGS from `start`. `objective` gives loss and gradient of weights; converged when no entry of the gradient is
+    larger than `tolerance`."""
+    weight = start.clone().requires_grad_(True)
+    optimizer = torch.optim.LBFGS(
+        [weight], max_iter=max_iter, history_size=20, line_search_fn="strong_wolfe",
+        tolerance_grad=tolerance, tolerance_change=0, max_eval=4 * max_iter,
+    )  # fmt: skip
+
+    @torch.no_grad()
+    def closure() -> Tensor:
+        loss, weight.grad = objective(weight.detach())
+        return loss
+
+    optimizer.step(closure)
+    closure()
+    assert weight.grad is not None
+    converged = weight.grad.abs().max().item() <= tolerance
+    return Solution(weight.detach(), optimizer.state[weight]["n_iter"], converged)
 
 
 @dataclass
@@ -43,30 +74,16 @@ class LogisticGrid:
         """The minimum for one strength, from `start` or zero."""
         if start is None:
             start = torch.zeros(fit.dim, num_classes, device=fit.at)
-        weight = start.clone().requires_grad_(True)
-        optimizer = torch.optim.LBFGS(
-            [weight], max_iter=self.max_iter, history_size=20, line_search_fn="strong_wolfe",
-            tolerance_grad=self.tolerance, tolerance_change=0, max_eval=4 * self.max_iter,
-        )  # fmt: skip
 
-        @torch.no_grad()
-        def closure() -> Tensor:
-            penalised = weight.detach().clone()
-            penalised[-1] = 0
-            loss = 0.5 * l2 * penalised.square().sum(dtype=torch.float64)  # float32 ends the line search early
-            gradient = l2 * penalised
+        def objective(weight: Tensor) -> tuple[Tensor, Tensor]:
+            loss, gradient = penalty(weight, l2)
             for x, y in fit.blocks():  # the gradient of softmax cross entropy, written out
                 log_p = (x @ weight).log_softmax(1)
                 loss -= log_p.gather(1, y.unsqueeze(1)).sum(dtype=torch.float64) / len(fit)
                 gradient += x.T @ log_p.exp_().clamp_(min=TINY).sub_(F.one_hot(y, num_classes)).div_(len(fit))
-            weight.grad = gradient
-            return loss
+            return loss, gradient
 
-        optimizer.step(closure)
-        closure()
-        assert weight.grad is not None
-        converged = weight.grad.abs().max().item() <= self.tolerance
-        return Solution(weight.detach(), optimizer.state[weight]["n_iter"], converged)
+        return minimise(objective, start, self.max_iter, self.tolerance)
 
     def fit_and_score(
         self, fit: Features, select: Features, whole: Features, test: Features, num_classes: int

@@ -13,6 +13,7 @@ from siamese.schema.check import check_group, hints, meta, shown
 from siamese.schema.types import (
     AtLeastTwo,
     Built,
+    Channels,
     Count,
     Group,
     Mean,
@@ -25,7 +26,9 @@ from siamese.schema.types import (
     Says,
     Seed,
     Share,
+    Shown,
     Std,
+    ValueRange,
     Workers,
 )
 
@@ -51,6 +54,7 @@ class Neighbours(Group):
 class TrainProbes(Group):
     knn: Neighbours
     linear: Node
+    multilabel: Node
 
 
 class LoaderSettings(Group):
@@ -61,8 +65,11 @@ class LoaderSettings(Group):
     workers: Workers
     crop: Pixels
     center: Share
+    channels: Channels
+    value_range: ValueRange
     mean: Mean
     std: Std
+    show: Shown
     epochs: Count
     batch_size: AtLeastTwo
 
@@ -112,6 +119,7 @@ METHOD_OWN = {
 class Train(Group):
     data: Annotated[Any, Built(LoaderSettings)]  # first, because other nodes repeat its values
     method: Annotated[Any, Built(MethodName, own=METHOD_OWN)]
+    mode: Literal["train", "check", "preview"]
     seed: Seed
     epochs: Count
     batch_size: AtLeastTwo
@@ -143,6 +151,8 @@ class EvalData(Group):
     packed: PathText | None
     on_error: Literal["stop", "skip"] | None
     test_path: PathText | None
+    labels: PathText | None
+    list: PathText | None
     download: bool | None
 
 

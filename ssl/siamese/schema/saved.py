@@ -16,6 +16,19 @@ from siamese.schema.groups import Train
 
 RENAMED = {"scale": "augment_scale", "views": "augment_recipe", "eval": "probe"}  # since 2026-11-24
 MOVED = {"siamese.evaluation.LinearGrid": "siamese.probes.linear.LinearGrid"}
+# Keys that were added since -> what they were before they existed.
+ADDED: dict[str, Any] = {
+    "mode": "train", "data.channels": 3, "data.value_range": [0.0, 255.0], "data.show": None,
+    "data.labels": "folders", "data.include": [], "data.exclude": [], "data.list": None, "data.max_pixels": 300_000_000,
+    "augment.value_range": [0.0, 255.0], "augment.channel_drop_p": 0.0,
+    "backbone.channels": 3, "backbone.adapt_first_layer": False,
+}  # fmt: skip
+REQUIRED = ("data.channels", "data.value_range", "data.show", "augment.value_range", "augment.channel_drop_p")
+# Of `probe`; no data set had several labels an image.
+MULTILABEL = {
+    "_target_": "siamese.probes.multilabel.MultilabelGrid", "l2s": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1], "max_iter": 300,
+    "tolerance": 1e-4,
+}  # fmt: skip
 DEPTH, NODES = 16, 10_000  # a config written by train.py has less than 8 levels and 300 values
 # Arguments of timm.create_model that read or download other files.
 TIMM_FILES = ("checkpoint", "pretrained", "cache", "file", "hf_", "url")
@@ -61,6 +74,13 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     linear = probe.get("linear") if isinstance(probe, dict) else None
     if isinstance(linear, dict) and isinstance(linear.get("_target_"), str):
         linear["_target_"] = MOVED.get(linear["_target_"], linear["_target_"])
+    if isinstance(probe, dict):
+        probe.setdefault("multilabel", dict(MULTILABEL))
+    if "method" in new and "data" in new:  # of train.py
+        new.setdefault("mode", ADDED["mode"])
+    for group, key in (name.split(".") for name in REQUIRED):
+        if isinstance(new.get(group), dict):
+            new[group].setdefault(key, copy.copy(ADDED[f"{group}.{key}"]))
     for node, target, key, value in (
         (new.get("method"), "siamese.methods.moco.MoCo", "final_momentum", None),
         (optimizer.get("algorithm") if isinstance(optimizer, dict) else None, "siamese.optim.LARS", "clip", False),

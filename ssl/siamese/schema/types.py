@@ -61,11 +61,20 @@ def _rising(values: Any) -> Any:
     return values
 
 
+def _increasing(values: Any) -> Any:
+    if not values[1] - values[0] > 1e-6 * max(map(abs, values)):
+        raise ValueError("must increase")
+    return values
+
+
 def _countable(value: int) -> int:
     if value > 2**53:
         raise ValueError("is too large")
     return value
 
+
+MOST_CHANNELS = 32
+EIGHT_BITS = (0.0, 255.0)  # the value range of 8-bit images
 
 Count = Annotated[int, Ge(1), AfterValidator(_countable)]
 AtLeastTwo = Annotated[int, Ge(2), AfterValidator(_countable)]
@@ -77,6 +86,8 @@ Positives = Annotated[Sequence[Annotated[float, Gt(0)]], Len(1), Says("a list of
 NonNegatives = Annotated[
     Sequence[Annotated[float, Ge(0)]], Len(1), Says("a list of numbers of at least 0, as in [0,1]")
 ]
+MostPixels = Annotated[int, Ge(1), Le(1 << 40)]
+Globs = Annotated[Sequence[str], Says("a list of globs, as in ['*.png','train/**']")]
 Widths = Annotated[Sequence[Width], Len(1, 64), Says("a list of one or more whole numbers of at least 1")]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Workers = Annotated[int, Ge(0), Le(1024)]
@@ -111,10 +122,23 @@ CropScale = Annotated[
     Sequence[Share], Len(2, 2), AfterValidator(_rising), Says("two parts of the area, rising, in (0, 1]")
 ]
 Range = Annotated[Sequence[Positive], Len(2, 2), AfterValidator(_rising), Says("two rising numbers above 0")]
-Mean = Annotated[Sequence[Probability], Len(3, 3), Says("three numbers in [0, 1], where 1 is the brightest value")]
+Channels = Literal["auto"] | Annotated[int, Ge(1), Le(MOST_CHANNELS)]
+Mean = Annotated[
+    Literal["auto"] | Annotated[Sequence[Probability], Len(1, MOST_CHANNELS)],
+    Says("auto, or a number in [0, 1] for each channel, where 1 is the brightest value"),
+]
 Std = Annotated[
-    Sequence[Annotated[float, Ge(1e-4), Le(1)]], Len(3, 3),
-    Says("three numbers in [0.0001, 1], where 1 is the brightest value"),
-]  # fmt: skip
+    Literal["auto"] | Annotated[Sequence[Annotated[float, Ge(1e-4), Le(1)]], Len(1, MOST_CHANNELS)],
+    Says("auto, or a number in [0.0001, 1] for each channel, where 1 is the brightest value"),
+]
+Shown = Annotated[
+    Annotated[Sequence[Annotated[int, Ge(0), Lt(MOST_CHANNELS)]], Len(3, 3)] | None,
+    Says("three numbers of channels, from 0, as in [3,2,1], or null"),
+]
+_Interval = Annotated[Sequence[float], Len(2, 2), AfterValidator(_increasing)]
+ValueRange = Annotated[
+    Literal["auto"] | _Interval | Annotated[Sequence[_Interval], Len(1, MOST_CHANNELS)],
+    Says("auto, or [LOW,HIGH], the values that become 0 and 1, or such a pair for each channel"),
+]
 Temperature = Annotated[float, Ge(1e-3), Le(1e3)]
 Epochs = Annotated[int, Ge(1), Le(100_000)]  # of a probe

@@ -4,8 +4,10 @@ import copy
 import logging
 import uuid
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from siamese import factory, run_dir
-from siamese.augment import Views
+from siamese.augment import View, Views
 from siamese.backbones import Backbone
 from siamese.batchnorm import SyncBatchNorm, convert_batchnorm, plain_batchnorms
 from siamese.checkpoints.formats import load_backbone
@@ -26,6 +28,8 @@ from siamese.methods import Method
 from siamese.optim import OptimizerRecipe
 from siamese.output import console
 from siamese.probes import LinearGrid
+from siamese.probes.multilabel import MultilabelGrid
+from siamese.recipe import as_measured
 from siamese.schema import check_train
 from siamese.training.callbacks import (
     AtomicCheckpointIO,
@@ -36,7 +40,7 @@ from siamese.training.callbacks import (
 )
 from siamese.training.devices import check_devices, make_trainer, micro_batch_and_steps, on_gpu, resolve_auto
 from siamese.training.probe import Probe, make_probe
-from siamese.training.resume import ResumePoint, check_images, check_resumable, find_resume_point
+from siamese.training.resume import ResumePoint, check_crops, check_images, check_resumable, find_resume_point
 from siamese.training.signals import SignalWatch
 from siamese.training.state import RunState
 
@@ -50,6 +54,7 @@ class Plan:
         folder: the run folder, not created yet.
         optimizer: how to train.
         grid: linear heads of the closing table.
+        several: these where an image may have several labels.
         resume_from: the checkpoint to continue from, or None.
     """
 
@@ -57,6 +62,7 @@ class Plan:
     folder: Path
     optimizer: OptimizerRecipe
     grid: LinearGrid
+    several: MultilabelGrid
     resume_from: ResumePoint | None
 
 
@@ -67,6 +73,7 @@ class Training:
     Args:
         plan: the checked config.
         console: prints.
+        measured: settings that were taken from the images, for the user.
         views: of a batch; views_note says whether they are compiled, and why.
         untrained: the backbone before training, for a row of the closing table.
         started_from: format of the file of `init_from`, None without one.
@@ -82,6 +89,7 @@ class Training:
 
     plan: Plan
     console: Console
+    measured: str
     views: Views
     views_note: str
     untrained: Backbone
@@ -109,10 +117,13 @@ def check(cfg: DictConfig) -> Plan:
     check_devices(cfg)
     optimizer = make(cfg.optimizer)
     optimizer.check(cfg.epochs)
-    grid = make(cfg.probe.linear)
+    grid, several = make(cfg.probe.linear), make(cfg.probe.multilabel)
     folder = run_dir.resolve_run_dir(cfg, f"outputs/{cfg.data.name}/{cfg.method.name}")
     resumes = run_dir.check(folder, cfg.resume, cfg.overwrite)
-    return Plan(cfg, folder, optimizer, grid, find_resume_point(cfg, folder) if resumes else None)
+    point = find_resume_point(cfg, folder) if resumes else None
+    if point is not None:
+        cfg = as_measured(cfg, point.meta["config"])
+    return Plan(cfg, folder, optimizer, grid, several, point)
 
 
 def build(plan: Plan) -> Training:
@@ -123,16 +134,18 @@ def build(plan: Plan) -> Training:
     """
     cfg, point = plan.cfg, plan.resume_from
     _hush()
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     keep_freed_memory()
+    data = factory.data_set(cfg)
+    split = data.train_labeled if factory.uses_labels(cfg) else data.pretrain
+    if point is not None:
+        check_images(point, len(split), data.labels_digest)
+    cfg, measured = factory.resolve_images(cfg, split if len(split) else data.pretrain)
+    plan = replace(plan, cfg=cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     if on_gpu(cfg) and not cfg.deterministic:
         torch.set_float32_matmul_precision("high")  # TF32, which cuDNN's convolutions use anyway
     views = factory.views(cfg)
     network, untrained, started_from = _backbone(cfg, point)
-    data = factory.data_set(cfg)
-    split = data.train_labeled if factory.uses_labels(cfg) else data.pretrain
-    if point is not None:
-        check_images(point, len(split))
     steps = len(split) // cfg.batch_size
     method = factory.method(
         cfg, network, data, views=views, optimizer=plan.optimizer, global_batch=cfg.batch_size, steps_per_epoch=steps
@@ -148,12 +161,18 @@ def build(plan: Plan) -> Training:
     method.check(cfg.batch_size, micro_batch)
     device = trainer.strategy.root_device
     views_note = views.prepare(cfg.epochs * steps * cfg.batch_size, device)
-    loaders = factory.loader_config(cfg, device)
+    loaders = factory.loader_config(cfg, device, data)
+    origin = "files" if loaders.cuts_files(split) else "store"
+    if point is not None:
+        check_crops(point, origin)
     batches = steps * cfg.trainer.accumulate_grad_batches
-    loader = loaders.loader(split, micro_batch, shuffle=True, epoch_batches=batches)
-    probe = make_probe(cfg, data, loaders)
+    made = cast(Sequence[View], views.views)
+    crops = factory.random_crops(made, cfg.seed)
+    loader = loaders.loader(split, micro_batch, shuffle=True, epoch_batches=batches, cutter=crops)
+    probe = make_probe(cfg, data, loaders, made)
     run_id = (point and point.meta.get("run_id")) or uuid.uuid4().hex[:8]
-    meta = {"config": to_dict(cfg), "num_classes": data.num_classes, "run_id": run_id, "images": len(split)}
+    meta = {"config": to_dict(cfg), "num_classes": data.num_classes, "run_id": run_id, "images": len(split),
+            "labels": data.labels_digest, "crops": origin}  # fmt: skip
     shown_on = console()
     # The order at the end of an epoch: checked for finiteness, evaluated, shown, saved.
     trainer.callbacks += [  # type: ignore[attr-defined]
@@ -163,8 +182,8 @@ def build(plan: Plan) -> Training:
         SaveCheckpoints(state, files, signals, cfg.checkpoint.every_steps, meta, loader.share_skipped),
     ]
     return Training(
-        plan, shown_on, views, views_note, untrained, started_from, data, split, method, trainer, loaders, loader,
-        probe, state, signals, run_id,
+        plan, shown_on, measured, views, views_note, untrained, started_from, data, split, method, trainer, loaders,
+        loader, probe, state, signals, run_id,
     )  # fmt: skip
 
 

@@ -1,13 +1,17 @@
 """What online evaluation and the closing table look at."""
 
+from collections.abc import Sequence
+
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from siamese import factory
-from siamese.augment import CleanView
+from siamese.augment import CleanView, View
 from siamese.data import DataSet, Loader, LoaderConfig, some_of
 from siamese.probes import Features, LinearGrid, LinearResult, extract, knn_accuracy
+from siamese.probes.multilabel import MultilabelGrid, multilabel_knn
+from siamese.probes.precision import mean_average_precision
 
 RANK_SAMPLES = 2048  # rows for RankMe: its singular values cost N * D * min(N, D)
 VIEW_IMAGES, VIEWS = 256, 4  # for alignment and LiDAR
@@ -23,13 +27,15 @@ class Probe:
         view: the un-augmented view.
         num_classes: 0 without labels.
         k, temperature: of the kNN.
+        multilabel: whether an image may have several labels.
     """
 
     def __init__(
-        self, loaders: dict[str, Loader], few: Loader, view: CleanView, num_classes: int, k: int, temperature: float
-    ):
+        self, loaders: dict[str, Loader], few: Loader, view: CleanView, num_classes: int, k: int, temperature: float,
+        multilabel: bool = False,
+    ):  # fmt: skip
         self.loaders, self.few, self.view, self.num_classes = loaders, few, view, num_classes
-        self.k, self.temperature = k, temperature
+        self.k, self.temperature, self.multilabel = k, temperature, multilabel
 
     @property
     def labelled(self) -> bool:
@@ -48,31 +54,43 @@ class Probe:
         x = next(iter(features.values())).x
         return x[some_of(len(x), RANK_SAMPLES).to(x.device)]
 
-    def knn(self, features: dict[str, Features]) -> float:
-        """Top-1 on the validation split."""
-        return knn_accuracy(features["train_labeled"], features["val"], self.num_classes, self.k, self.temperature)
+    def knn(self, features: dict[str, Features]) -> dict[str, float]:
+        """On the validation split: `knn_top1`, or `knn_map`, macro mAP, where an image may have several labels."""
+        bank, val = features["train_labeled"], features["val"]
+        if self.multilabel:
+            scores = multilabel_knn(bank, val, self.k, self.temperature)
+            return {"knn_map": mean_average_precision(scores, val.y).value}
+        return {"knn_top1": knn_accuracy(bank, val, self.num_classes, self.k, self.temperature)}
 
 
-def make_probe(cfg: DictConfig, data: DataSet, loaders: LoaderConfig) -> Probe:
+def make_probe(cfg: DictConfig, data: DataSet, loaders: LoaderConfig, views: Sequence[View]) -> Probe:
     """The probe of a run: the labelled training images and the validation split; without labels a choice of training
     images."""
     splits = {"train_labeled": data.train_labeled, "val": data.val} if data.labelled else {}
     splits = splits or {"pretrain": data.pretrain.at_most(RANK_SAMPLES)}
     splits = {name: split.at_most(cfg.monitor.max_images) for name, split in splits.items()}
     batch = min(256, cfg.batch_size)
-    few = loaders.loader(next(iter(splits.values())).at_most(VIEW_IMAGES), batch, shuffle=False)
-    held = {name: loaders.loader(split, batch, shuffle=False) for name, split in splits.items()}
+    view = factory.clean_view(cfg)
+    crops, central = factory.random_crops(views, cfg.seed), factory.central_crop(view)
+    few = loaders.loader(next(iter(splits.values())).at_most(VIEW_IMAGES), batch, shuffle=False, cutter=crops)
+    held = {name: loaders.loader(split, batch, shuffle=False, cutter=central) for name, split in splits.items()}
     classes = data.num_classes if data.labelled else 0
-    return Probe(held, few, factory.clean_view(cfg), classes, cfg.probe.knn.k, cfg.probe.knn.temperature)
+    several = data.labelled and data.multilabel
+    return Probe(held, few, view, classes, cfg.probe.knn.k, cfg.probe.knn.temperature, several)
 
 
-def top1_figures(features: dict[str, Features], probe: Probe, grid: LinearGrid) -> dict[str, float]:
-    """kNN and linear top-1 on the validation split. The linear head is chosen on every tenth sample of the labelled
-    training images, so that the validation split chooses nothing."""
+def closing_figures(
+    features: dict[str, Features], probe: Probe, grid: LinearGrid, several: MultilabelGrid
+) -> dict[str, float]:
+    """kNN and linear top-1 on the validation split; `knn_map` and `linear_map`, macro mAP, where an image may have
+    several labels. The linear head is chosen on every tenth sample of the labelled training images, so that the
+    validation split chooses nothing."""
     train = features["train_labeled"]
     tenth = torch.arange(len(train), device=train.x.device) % 10 == 0
-    chosen: LinearResult = grid.choose(
-        train.subset((~tenth).nonzero().squeeze(1)), train.subset(tenth.nonzero().squeeze(1)), probe.num_classes
-    )
+    fit, select = train.subset((~tenth).nonzero().squeeze(1)), train.subset(tenth.nonzero().squeeze(1))
+    if probe.multilabel:
+        found = several.fit_and_score(fit, select, train, features["val"])
+        return {**probe.knn(features), "linear_map": found["map"]}
+    chosen: LinearResult = grid.choose(fit, select, probe.num_classes)
     linear = grid.score(train, features["val"], probe.num_classes, chosen)
-    return {"knn_top1": probe.knn(features), "linear_top1": linear.top1}
+    return {**probe.knn(features), "linear_top1": linear.top1}

@@ -1,5 +1,6 @@
 """What a run shows: its settings, the closing table, views.png."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,33 +11,56 @@ from rich.table import Table
 from torch import Tensor
 
 from siamese.augment import View, Views
-from siamese.data import Loader
+from siamese.data import DataSet, Loader, listed
+from siamese.data.labels import present
+from siamese.data.packed import PackedImages
 from siamese.environment import device_name
+from siamese.probes import Features
 
 if TYPE_CHECKING:
     from siamese.training.build import Training
 
+# Figures of the closing table and their columns.
+CLOSING = {
+    "knn_top1": "kNN top-1 %",
+    "linear_top1": "linear top-1 %",
+    "knn_map": "kNN mAP %",
+    "linear_map": "linear mAP %",
+}
+
 
 def closing_table(rows: dict[str, dict[str, float]], title: str) -> Table:
-    """Top-1 in percent, one row per kind of features."""
+    """Top-1 or macro mAP in percent, one row per kind of features."""
     table = Table(title=title, title_justify="left")
     table.add_column("features")
-    table.add_column("kNN top-1 %", justify="right")
-    table.add_column("linear top-1 %", justify="right")
+    keys = {key: told for row in rows.values() for key, told in CLOSING.items() if key in row}
+    for told in keys.values():
+        table.add_column(told, justify="right")
     for name, row in rows.items():
-        table.add_row(name, *(f"{100 * row[key]:.2f}" for key in ("knn_top1", "linear_top1")))
+        table.add_row(name, *(f"{100 * row[key]:.2f}" for key in keys))
     return table
+
+
+def closing_title(data: DataSet, val: Features) -> str:
+    """What the closing table is of."""
+    if not data.multilabel:
+        return f"{data.name}: top-1 on {len(val):,} validation images"
+    judged = len(present(val.y))
+    which = f"{judged}" if judged == data.num_classes else f"{judged} of {data.num_classes}"
+    return f"{data.name}: mAP of {which} labels on {len(val):,} validation images"
 
 
 def settings(training: "Training") -> dict[str, str]:
     """What a run prints at its start: name and text of each line."""
     t, cfg = training, training.plan.cfg
     trainable = sum(p.numel() for p in t.method.parameters() if p.requires_grad)
-    labels = "no labels" if not t.data.labelled else f"{len(t.data.val):,} labels held out for validation"
+    what = "sets of labels" if t.data.multilabel else "labels"
+    labels = "no labels" if not t.data.labelled else f"{len(t.data.val):,} {what} held out for validation"
     return {
         "method": f"{cfg.method.name}: {cfg.backbone.name}, {t.method.backbone.feature_dim} features, "
         f"{trainable / 1e6:.2f} M trainable parameters",
         "data": f"{t.data.name}: {t.loaders.describe(t.split)}; {labels}",
+        **({"images": t.measured} if t.measured else {}),
         **({"note": "; ".join(t.data.notes)} if t.data.notes else {}),
         "views": t.views_note,
         "training": f"{cfg.epochs} epochs of {t.method.steps_per_epoch} steps, "
@@ -52,6 +76,20 @@ def remarks(training: "Training") -> list[str]:
     t, cfg = training, training.plan.cfg
     point, micro_batches = t.plan.resume_from, cfg.trainer.accumulate_grad_batches
     lines = []
+    left_out = sorted({name for view in t.views.views for name in view.left_out})  # type: ignore[union-attr, operator]
+    if left_out:
+        lines.append(f"views without {', '.join(left_out)}: these need 3 channels, the images have {cfg.data.channels}")
+    if t.data.labelled and t.data.multilabel:
+        lines.append(
+            "several labels an image: judged by mean average precision; no online probe, which takes one label"
+        )
+    store = t.split.images
+    if isinstance(store, PackedImages) or (store.decodes and not t.loaders.cuts_files(t.split)):
+        share = enlarged(store.sizes[0], cfg.data.crop, cfg.augment.crop_scale)
+        lines.append(
+            f"images are kept as {store.sizes[0]} x {store.sizes[1]} pixels (data.size); {share:.0%} of the crops are "
+            f"enlarged to {cfg.data.crop}"
+        )
     if micro_batches > 1:
         lines.append(
             f"{micro_batches} accumulated micro-batches: BatchNorm and negatives of a batch see one micro-batch each; "
@@ -64,30 +102,58 @@ def remarks(training: "Training") -> list[str]:
     return lines
 
 
+def enlarged(size: int, crop: int, scale: Sequence[float]) -> float:
+    """The share of random crops of a square image that have a smaller area than the view.
+
+    Args:
+        size, crop: sides of the image and of the view, pixels.
+        scale: bounds of the crop's share of the area, drawn uniformly.
+    """
+    low, high = scale
+    smaller = (crop / size) ** 2
+    return float(smaller > low) if low == high else min(max((smaller - low) / (high - low), 0.0), 1.0)
+
+
 def print_settings(rows: dict[str, str], console: Console) -> None:
     """One line per setting."""
     for name, text in rows.items():
         console.print(f"{name:>9}  {text}")
 
 
-def views_picture(file: Path, views: Views, loader: Loader, count: int = 8, tile: int = 96) -> None:
+def views_picture(
+    file: Path, views: Views, loader: Loader, show: Sequence[int] | None = None, count: int = 8, tile: int = 96
+) -> None:
     """One column per image: the image, and below it its augmented views as the network sees them.
+
+    Args:
+        show: three channels as red, green and blue; None is the first ones.
 
     The state of the views' generator is restored, so that the picture changes nothing in the run.
     """
+    index = loader.sampler.order()[:count]
     images, _, aspect_ratio = next(iter(loader))
-    images, aspect_ratio = images[:count], None if aspect_ratio is None else aspect_ratio[:count]
+    some = [x[:count] for x in listed(images)]
+    aspect_ratio = None if aspect_ratio is None else aspect_ratio[:count]
+    device = some[0].device
     state = views.generator.get_state()
-    device = images.device
-    made = views.to(device)(images, aspect_ratio)
+    made = views.to(device)(some if isinstance(images, list) else some[0], aspect_ratio)
     views.generator.set_state(state)
-    rows = [images.float() / 255]
+    assert isinstance(views.views[0], View)
+    whole = listed(loader.store.read(index[: len(some[0])]).images)[0] if isinstance(images, list) else some[0]
+    rows = [views.views[0].levels(whole.to(device)).float() / 255]
     for view, x in zip(views.views, made, strict=True):
         assert isinstance(view, View)
         rows.append((x * view.std.view(-1, 1, 1) + view.mean.view(-1, 1, 1)).clamp(0, 1))
+    rows = [_colours(row, show) for row in rows]
     labels = ["image", *(f"view {i + 1}" for i in range(len(made)))]
     picture = _grid([r.cpu() for r in rows], labels, tile)
     picture.save(file)
+
+
+def _colours(images: Tensor, show: Sequence[int] | None) -> Tensor:
+    """(B, C, H, W) to (B, 3, H, W). Of two channels the second one is green and blue; one is grey."""
+    channels = images.shape[1]
+    return images[:, [min(i, channels - 1) for i in range(3)] if show is None else list(show)]
 
 
 def _grid(rows: list[Tensor], labels: list[str], tile: int) -> Image.Image:

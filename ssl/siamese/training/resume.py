@@ -15,7 +15,7 @@ from siamese.checkpoints.reading import KEY
 from siamese.config import to_dict
 from siamese.errors import UserError
 from siamese.methods import Method
-from siamese.recipe import changed_recipe
+from siamese.recipe import as_measured, changed_recipe
 from siamese.schema.saved import check_plain
 
 
@@ -57,7 +57,7 @@ def find_resume_point(cfg: DictConfig, folder: Path) -> ResumePoint:
             raise TypeError(f"{done} epochs")
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(setting, f"{file} does not hold a training state ({error!r})", "start another run") from error
-    changed = changed_recipe(before, to_dict(cfg), in_mid_epoch)
+    changed = changed_recipe(before, to_dict(as_measured(cfg, before)), in_mid_epoch)
     if changed:
         raise UserError(
             setting,
@@ -76,13 +76,33 @@ def find_resume_point(cfg: DictConfig, folder: Path) -> ResumePoint:
     return ResumePoint(file, state, setting)
 
 
-def check_images(point: ResumePoint, images: int) -> None:
-    """Refuse to continue on another number of training images."""
+def check_images(point: ResumePoint, images: int, labels: str) -> None:
+    """Refuse to continue on another number of training images, or with other labels (`DataSet.labels_digest`)."""
     before = point.meta.get("images", images)
     if before != images:
         raise UserError(
             point.setting, f"the run was started on {before} images, {images} are there now", "check data.path"
         )
+    if point.meta.get("labels", labels) != labels:
+        raise UserError(
+            point.setting, "classes, labels or the validation split have changed since the run was started",
+            "check data.path and data.labels",
+        )  # fmt: skip
+
+
+def check_crops(point: ResumePoint, crops: str) -> None:
+    """Refuse to continue with crops of other pixels.
+
+    Args:
+        crops: ``files`` if they are cut out of files at their own resolution, ``store`` if out of what a store keeps.
+    """
+    before = point.meta.get("crops", "store")  # runs before 2026-11-24 cut all crops out of squares
+    if before != crops:
+        of = {"files": "the files themselves (streamed)", "store": "squares of data.size (resident or packed)"}
+        raise UserError(
+            point.setting, f"the run cut its crops out of {of.get(before, before)}, now it would out of {of[crops]}",
+            "set data.resident= and data.packed= as they were",
+        )  # fmt: skip
 
 
 def check_resumable(state: dict[str, Any], method: Method, setting: str) -> None:

@@ -18,10 +18,10 @@ from siamese.probes import Features, metrics, raw_pixels
 from siamese.training import report
 from siamese.training.build import Training
 from siamese.training.loggers import CsvLog, extra_loggers
-from siamese.training.probe import top1_figures
+from siamese.training.probe import closing_figures
 from siamese.training.signals import requeue
 
-FIGURES = ("knn_top1", "linear_top1", "feature_rank")  # of the closing table, for every logger
+FIGURES = (*report.CLOSING, "feature_rank")  # of the closing table, for every logger
 
 
 class Run:
@@ -53,11 +53,11 @@ class Run:
         report.print_settings(report.settings(t), t.console)
         for line in report.remarks(t):
             self._say(line)
-        report.views_picture(self.folder / "views.png", t.views, t.loader)
+        report.views_picture(self.folder / "views.png", t.views, t.loader, cfg.data.show)
         if t.data.labelled:
             device = t.loaders.device
             self.baselines = {
-                "raw_pixels": {split: raw_pixels(loader, device) for split, loader in t.probe.loaders.items()},
+                "raw_pixels": {s: raw_pixels(loader, t.probe.view, device) for s, loader in t.probe.loaders.items()},
                 "random_init": t.probe.features(t.untrained.to(device), device),
             }
             if t.started_from is not None:
@@ -133,8 +133,8 @@ class Run:
         """Print the closing table and write summary.json.
 
         Returns:
-            Linear top-1 on the validation split, or RankMe of the features if there are no labels; NaN on other ranks
-            than 0.
+            Linear top-1 (or mAP) on the validation split, or RankMe of the features if there are no labels; NaN on
+            other ranks than 0.
         """
         t = self.training
         if not t.trainer.is_global_zero:
@@ -145,16 +145,15 @@ class Run:
             self._say(f"skipped {len(names)} unreadable images: {', '.join(names[:3])}")
         if t.data.labelled:
             rows = {
-                name: top1_figures(one, t.probe, t.plan.grid)
+                name: closing_figures(one, t.probe, t.plan.grid, t.plan.several)
                 for name, one in {**self.baselines, self.cfg.method.name: features}.items()
             }
             mine = rows[self.cfg.method.name]
-            value = mine["linear_top1"]
+            value = mine["linear_map" if t.data.multilabel else "linear_top1"]
             summary = self._write_summary(
                 {**mine, "baselines": {name: rows[name] for name in self.baselines}}, finished=True
             )
-            title = f"{t.data.name}: top-1 on {len(features['val']):,} validation images"
-            t.console.print(report.closing_table(rows, title))
+            t.console.print(report.closing_table(rows, report.closing_title(t.data, features["val"])))
         else:
             value = metrics.rankme(t.probe.rows(features))
             self._say(f"feature rank (RankMe) {value:.1f} of {t.method.backbone.feature_dim}; no labels, no top-1")

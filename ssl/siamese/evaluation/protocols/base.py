@@ -18,6 +18,7 @@ class Protocol(ABC):
         description: what is done, for results.json.
         needs_network: False if raw pixels can be judged, too.
         needs_labels: False if a data set without labels or test split can be judged, too.
+        multilabel: True if images with several labels can be judged, too (`EvalTarget.data.multilabel`).
         order: `eval=all` runs protocols by this number; the cheap ones come first.
     """
 
@@ -25,19 +26,21 @@ class Protocol(ABC):
     description: ClassVar[str]
     needs_network: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
+    multilabel: ClassVar[bool] = False
     order: ClassVar[int] = 100
 
     @abstractmethod
     def evaluate(self, target: EvalTarget) -> dict[str, Any]:
         """The figures of a target, as plain values for results.json.
 
-        A single figure is ``top1``, a fraction in [0, 1]. What the validation split chose is ``chosen``. The test split
-        must choose nothing.
+        A single figure is ``top1``, a fraction in [0, 1]; of several labels an image ``map`` (macro) and ``micro_map``,
+        mean average precision, and ``classes_left_out``, the labels that no test image has. What the validation split
+        chose is ``chosen``. The test split must choose nothing.
         """
 
     def cells(self, result: dict[str, Any]) -> dict[str, str]:
         """Lines of the table: label to text."""
-        return {self.name: percent(result["top1"])}
+        return one_cell(self.name, result)
 
     def as_trained(self: P, probe: Mapping[str, Any]) -> P:
         """The protocol with its null settings taken from the training's `probe` node."""
@@ -46,6 +49,13 @@ class Protocol(ABC):
     def settings(self) -> dict[str, Any]:
         """The settings as plain values, for results.json."""
         return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+def one_cell(label: str, result: Mapping[str, Any], note: str = "") -> dict[str, str]:
+    """The line of a single figure, or those of macro and micro mAP."""
+    if "map" not in result:
+        return {label: percent(result["top1"]) + note}
+    return {f"{label}, mAP": percent(result["map"]) + note, f"{label}, micro mAP": percent(result["micro_map"]) + note}
 
 
 def percent(top1: float, half: float | None = None) -> str:

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from siamese import factory
 from siamese.augment import CleanView, View
-from siamese.data import Loader, Split
+from siamese.data import Loader, Split, to_device
 from siamese.evaluation.protocols.base import Protocol
 from siamese.evaluation.target import EvalTarget
 from siamese.optim import lr_factor
@@ -79,15 +80,18 @@ class Tuning:
         """Train a copy of the target's network on one split and score it on another."""
         assert target.network is not None
         device = target.loading.device
-        loader = target.loading.loader(on, self.step_images(len(on)), shuffle=True, seed=seed)
         view = target.crops(self.crop_scale, self.flip, self.interpolation)
+        crops = factory.random_crops([view], seed)
+        loader = target.loading.loader(on, self.step_images(len(on)), shuffle=True, seed=seed, cutter=crops)
         network = Classifier(copy.deepcopy(target.network), target.data.num_classes).to(device)
         network.requires_grad_(True)
         groups = layer_groups(network.backbone, self.layer_decay)
         groups.append({"params": list(network.head.parameters()), "lr_scale": 1.0})
         self.train(network, groups, loader, view, self.rate(lr, len(on)), epochs, seed)
-        scored = target.loading.loader(test, target.batch_size, shuffle=False)
-        return score(network, scored, target.view.resized_by(str(view.settings["interpolation"])), device)
+        clean = target.view.resized_by(str(view.settings["interpolation"]))
+        central = factory.central_crop(clean)
+        scored = target.loading.loader(test, target.batch_size, shuffle=False, cutter=central)
+        return score(network, scored, clean, device)
 
     def train(
         self, network: "Classifier", groups: list[dict[str, Any]], loader: Loader, view: View, rate: float,
@@ -104,7 +108,7 @@ class Tuning:
                 factor = lr_factor(epoch * steps + i, steps, epochs, min(self.warmup_epochs, epochs / 2))
                 for group in optimizer.param_groups:
                     group["lr"] = rate * factor * group["lr_scale"]
-                logits = network(view(images.to(device), generator, aspect_ratio))
+                logits = network(view(to_device(images, device), generator, aspect_ratio))
                 loss = F.cross_entropy(logits, labels.to(device), ignore_index=-1)
                 optimizer.zero_grad()
                 loss.backward()

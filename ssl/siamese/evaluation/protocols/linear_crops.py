@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from siamese import factory
+from siamese.data import to_device
 from siamese.evaluation.protocols.base import Protocol
 from siamese.evaluation.target import EvalTarget
 from siamese.optim import lr_factor
@@ -81,8 +83,9 @@ class LinearCrops(Protocol):
         settings = [(lr, wd) for lr in self.lrs for wd in self.weight_decays]
         part = target.all_training()
         batch_size = min(self.batch_size, len(part))
-        loader = target.loading.loader(part, batch_size, shuffle=True, seed=self.seed)
         view = target.crops(self.crop_scale, self.flip, self.interpolation)
+        crops = factory.random_crops([view], self.seed)
+        loader = target.loading.loader(part, batch_size, shuffle=True, seed=self.seed, cutter=crops)
         heads = Heads(self, settings, network.feature_dim, classes, device, batch_size)
         generator = torch.Generator().manual_seed(self.seed)
         steps = len(loader)
@@ -90,7 +93,7 @@ class LinearCrops(Protocol):
             loader.sampler.set_epoch(epoch)
             for i, (images, labels, aspect_ratio) in enumerate(loader):
                 # `all_training` marks the validation split by labels beyond the classes.
-                x = network(view(images.to(device), generator, aspect_ratio)).float()
+                x = network(view(to_device(images, device), generator, aspect_ratio)).float()
                 y = labels.to(device)
                 factor = lr_factor(epoch * steps + i, steps, self.epochs, 0.0, self.schedule, self.milestones, self.per)
                 heads.step(x, y % classes, (y >= 0) & (y < classes), y >= 0, factor)

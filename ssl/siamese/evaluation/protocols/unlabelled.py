@@ -1,11 +1,14 @@
 """Metrics of features that need no labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from siamese import factory
+from siamese.augment import View
 from siamese.evaluation.protocols.base import Protocol
 from siamese.evaluation.target import EvalTarget
 from siamese.probes import metrics
@@ -31,15 +34,20 @@ class Unlabelled(Protocol):
     name = "unlabelled"
     description = "backbone features of training images, no labels"
     needs_labels = False
+    multilabel = True
     order = 70
 
     def evaluate(self, target: EvalTarget) -> dict[str, Any]:
         assert target.network is not None
         device, load, pretrain = target.loading.device, target.loading.loader, target.data.pretrain
         split, few = pretrain.at_most(self.samples), pretrain.at_most(self.view_images)
-        z = extract(target.network, load(split, target.batch_size, shuffle=False), target.view, device, True)
-        loader = load(few, target.batch_size, shuffle=False)
-        seen = view_features(target.network, target.make_views(), loader, self.views, device)
+        central = factory.central_crop(target.view)
+        loader = load(split, target.batch_size, shuffle=False, cutter=central)
+        z = extract(target.network, loader, target.view, device, True)
+        views = target.make_views()
+        crops = factory.random_crops(cast(Sequence[View], views.views), seed=0)
+        loader = load(few, target.batch_size, shuffle=False, cutter=crops)
+        seen = view_features(target.network, views, loader, self.views, device)
         figures = {**metrics.of_features(z.x), **metrics.of_views(seen)}
         if target.projector is not None:
             figures["projection_rank"] = metrics.rankme(projected(target.projector, z.x))

@@ -20,9 +20,10 @@ from siamese.training.state import RunState
 
 
 class OnlineEvaluation(pl.Callback):
-    """At the end of every `every` epochs and of the last one: kNN and online linear top-1 on the validation split, std
-    of the normalised projections, metrics without labels. At the end of every epoch it checks for collapse: a warning
-    with the usual causes, or with ``on_collapse="stop"`` the end of the run.
+    """At the end of every `every` epochs and of the last one: kNN and online linear top-1 on the validation split (kNN
+    mAP alone where an image may have several labels), std of the normalised projections, metrics without labels. At the
+    end of every epoch it checks for collapse: a warning with the usual causes, or with ``on_collapse="stop"`` the end
+    of the run.
 
     The online probe is a linear layer on batch-standardised, detached features of the augmented views, trained by Adam
     beside the method on the labels of the training split.
@@ -49,7 +50,7 @@ class OnlineEvaluation(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, Method)
-        if not self.probe.labelled or not self.every:
+        if not self.probe.labelled or self.probe.multilabel or not self.every:
             return
         dim = int(pl_module.backbone.feature_dim)
         with torch.random.fork_rng(devices=[]):  # leave the run's random state as it is
@@ -125,8 +126,9 @@ class OnlineEvaluation(pl.Callback):
         out = metrics.of_features(self.probe.rows(features))
         assert method.views is not None
         out |= metrics.of_views(view_features(method.backbone, method.views, self.probe.few, VIEWS, method.device))
-        if self.probe.labelled and self.head is not None:
-            out["knn_top1"] = self.probe.knn(features)
+        if self.probe.labelled:
+            out |= self.probe.knn(features)
+        if self.head is not None:
             self.head.eval()
             out["online_linear_top1"] = (
                 (self.head(features["val"].x).argmax(1) == features["val"].y).float().mean().item()

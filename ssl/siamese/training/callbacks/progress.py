@@ -87,6 +87,7 @@ class ProgressBar(pl.Callback):
             return
         names = {
             "knn_top1": "kNN",
+            "knn_map": "kNN mAP",
             "online_linear_top1": "online linear",
             "feature_rank": "feature rank",
             "projection_std": "projection std",
