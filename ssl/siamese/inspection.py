@@ -12,10 +12,10 @@ from rich.table import Table
 from siamese import factory, training
 from siamese.config import to_dict
 from siamese.data import DataSet, ImageStore
-from siamese.data.duplicates import repeated, shared
+from siamese.data.duplicates import named_pairs, repeated, shared
 from siamese.data.encoded import encoded
 from siamese.data.packed import PackedImages
-from siamese.data.survey import Survey, shares, survey
+from siamese.data.survey import Survey, longest_ratio, survey
 from siamese.environment import device_name
 from siamese.errors import UserError
 from siamese.output import console
@@ -67,8 +67,10 @@ def print_survey(shown_on: Console, part: str, found: Survey) -> None:
     shown_on.print(table)
     lines = []
     if found.sizes:
-        lines.append(f"sizes (height x width): {found.size_range()}; longest sides are up to {shares(found.sizes):.3g} "
-                     "times the short ones")  # fmt: skip
+        ratio = longest_ratio(found.sizes)
+        lines.append(
+            f"sizes (height x width): {found.size_range()}; longest sides are up to {ratio:.3g} times the short ones"
+        )
     for reason, names in sorted(found.unreadable.items()):
         lines.append(f"unreadable: {len(names):,}, {reason}: {_some(names)}")
     if found.constant:
@@ -86,18 +88,16 @@ def duplicates(data: DataSet) -> list[str]:
     """Lines about equal images within the training split, and between it and the others."""
     train = data.pretrain.images
     groups = repeated(train)
-    names = train.names()
-    lines = [f"duplicates: {sum(map(len, groups)) - len(groups):,} training images equal another one"]
-    if groups:
-        lines[0] += f": {_some([' = '.join(str(names[i]) if names else f'image {i}' for i in g[:2]) for g in groups])}"
+    same = [(group[1], group[0]) for group in groups]
+    found = [("training images equal another one", sum(map(len, groups)) - len(groups), same, train)]
     for part, other in (("validation", data.val if data.published_val else None), ("test", data.test)):
-        if other is None:
-            continue
-        pairs, own = shared(train, other.images), other.images.names()
-        told = [f"{own[i] if own else f'image {i}'} = {names[j] if names else f'image {j}'}" for j, i in pairs]
-        lines.append(
-            f"duplicates: {len(pairs):,} {part} images are training images{': ' if pairs else ''}{_some(told)}"
-        )
+        if other is not None:
+            pairs = shared(train, other.images)
+            found.append((f"{part} images are training images", len(pairs), pairs, other.images))
+    lines = []
+    for what, count, pairs, store in found:
+        names = _some(named_pairs(train, pairs[:4], store))
+        lines.append(f"duplicates: {count:,} {what}{': ' if names else ''}{names}")
     return lines
 
 

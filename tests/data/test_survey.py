@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from siamese.data.items import Files
-from siamese.data.survey import shares, survey
+from siamese.data.survey import longest_ratio, survey
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_everything_is_counted(found):
     assert "no image of a known format" in reasons["text.jpg"]
     assert [name.rpartition("/")[2] for name in seen.constant] == ["bands.npy"]
     assert seen.size_range() == "5 x 5, 20 x 32, 10 x 400"
-    assert shares(seen.sizes) == 40
+    assert longest_ratio(seen.sizes) == 40
     assert seen.seconds > 0
 
 

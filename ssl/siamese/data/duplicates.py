@@ -1,6 +1,7 @@
 """Images that are there twice: equal files, or equal pixels in memory."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -26,6 +27,16 @@ def shared(first: ImageStore, second: ImageStore) -> list[tuple[int, int]]:
     known.pop(b"", None)
     pairs = ((known.get(_digest(second, i)), i) for i in np.flatnonzero(np.isin(others, lengths)).tolist())
     return [(mine, i) for mine, i in pairs if mine is not None]
+
+
+def named_pairs(first: ImageStore, pairs: Sequence[tuple[int, int]], second: ImageStore) -> list[str]:
+    """Pairs of `shared` for the user: "image of the second = image of the first"."""
+    return [f"{_name(second, j)} = {_name(first, i)}" for i, j in pairs]
+
+
+def _name(store: ImageStore, index: int) -> str:
+    names = store.names()
+    return f"image {index}" if names is None else str(names[index])
 
 
 def _digest(store: ImageStore, index: int) -> bytes:

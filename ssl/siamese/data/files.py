@@ -14,7 +14,7 @@ from torch import Tensor
 from siamese.data.crops import Cutter, Region, cut, reduction
 from siamese.data.decoding import ImageError, ImageInfo, OpenedImage, as_channels, open_image
 from siamese.data.images import ImageBatch, ImageStore, digest_of_files
-from siamese.data.items import Items
+from siamese.data.items import Files, Items
 from siamese.errors import UserError
 
 INSPECTED = 256  # headers from which the kind of images is taken, evenly chosen
@@ -113,7 +113,7 @@ def kind_of(items: Items, channels: int | str, max_pixels: int, setting: str, on
     alike: dict[tuple[str, int], list[int]] = {}  # the same; grey counts as colour
     for i, info in found.items():
         held.setdefault((info.dtype.name, info.channels), []).append(i)
-        alike.setdefault((info.dtype.name, max(3, info.channels) if info.channels != 2 else 2), []).append(i)
+        alike.setdefault((info.dtype.name, 3 if info.channels == 1 else info.channels), []).append(i)
     if channels != "auto":
         alike = {kind: of for kind, of in alike.items() if _becomes(found[of[0]].channels, int(channels))}
         if not alike:
@@ -217,9 +217,7 @@ class ImageFiles(ImageStore):
 
     def crops(self, indices: Tensor, cutter: Cutter, epoch: int, threads: int = 1) -> ImageBatch:
         """Crops at the files' own resolution, a tensor for each view of the cutter; see `read`."""
-        made, errors = self._each(
-            indices, threads, lambda file, index: self.kind.crops(file, cutter, epoch, index)
-        )  # fmt: skip
+        made, errors = self._each(indices, threads, lambda file, index: self.kind.crops(file, cutter, epoch, index))
         return ImageBatch([torch.stack(view) for view in zip(*made, strict=True)], None, *_told(errors))
 
     def _each(self, indices: Tensor, threads: int, make: Callable[[Path, int], T]) -> tuple[list[T], list[str]]:
@@ -258,10 +256,10 @@ class ImageFiles(ImageStore):
         return self.files
 
     def lengths(self) -> np.ndarray:
-        return np.array([file.stat().st_size for file in self.files], np.int64)
+        return Files(self.files).lengths(range(len(self)))
 
     def content(self, index: int) -> bytes:
-        return self.files[index].read_bytes()
+        return Files(self.files).content(index)
 
 
 def _told(errors: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:

@@ -3,8 +3,10 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from siamese.data.containers import Source
 from siamese.data.images import digest_of_files
@@ -35,6 +37,10 @@ class Items(ABC):
     def length(self, index: int) -> int:
         """Bytes of the contents; 0 where that is not known without reading them."""
         return 0
+
+    def lengths(self, indices: Iterable[int]) -> np.ndarray:
+        """`length` of each, int64."""
+        return np.array([self.length(i) for i in indices], np.int64)
 
     def content(self, index: int) -> bytes:
         """The contents."""

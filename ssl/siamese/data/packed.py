@@ -66,7 +66,7 @@ class PackedImages(ImageStore):
         digest.update(self.rows.numpy().data)
 
     def lengths(self) -> np.ndarray:
-        return np.array([self.file.items.length(i) for i in self.rows.tolist()], np.int64)
+        return self.file.items.lengths(self.rows.tolist())
 
     def content(self, index: int) -> bytes:
         return self.file.items.content(int(self.rows[index]))

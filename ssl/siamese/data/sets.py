@@ -5,7 +5,7 @@ labels.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,9 +18,10 @@ from siamese.data.dataset import DataSet, Split, SplitSettings
 from siamese.data.encoded import folder_listings, hf_sources, imagenet_folders, webdataset_sources
 from siamese.data.files import ImageFiles, check_kind, kind_of
 from siamese.data.folders import existing, left_out
-from siamese.data.images import TensorImages
-from siamese.data.items import Contents, Files
+from siamese.data.images import ImageStore, TensorImages
+from siamese.data.items import Contents, Files, Items
 from siamese.data.labels import stratified
+from siamese.data.listing import Listing
 from siamese.data.npz import channels_first, read_splits
 from siamese.data.packed import PackedFile, PackedImages
 from siamese.errors import UserError
@@ -119,21 +120,12 @@ def folder(
         max_pixels: an image of more pixels counts as one that cannot be decoded.
     """
     listings = folder_listings(path, test_path, labels, include, exclude, list)
-    kind = kind_of(Files(listings["train"].files), channels, max_pixels, f"data.path={path}", on_error)
-    for part, one in listings.items():
-        if part != "train":
-            check_kind(Files(one.files), kind, f"data.path={one.root}", on_error)
-    where = None if packed is None else _packing_folder(packed)
-    splits = {}
-    for part, one in listings.items():
-        if where is None:
-            splits[part] = Split(ImageFiles(one.files, size, kind, on_error), one.labels)
-        else:
-            packed_file = PackedFile(where, Files(one.files), size, kind, on_error)
-            splits[part] = Split(PackedImages(packed_file), one.labels)
-    return DataSet(
-        name, splits["train"], splits.get("test"), listings["train"].classes, val=splits.get("val"),
-        notes=left_out(listings), **split,
+    train = listings["train"]
+    return _encoded_set(
+        name, {part: Files(one.files) for part, one in listings.items()}, listings,
+        {part: f"data.path={one.root}" for part, one in listings.items()},
+        None if packed is None else _packing_folder(packed), size, on_error, channels, max_pixels,
+        classes=train.classes, notes=left_out(listings), **split,
     )  # fmt: skip
 
 
@@ -219,17 +211,34 @@ def _packed_set(
 ) -> DataSet:  # fmt: skip
     """The data set of containers, in packed files."""
     share_classes(sources["train"], {part: one for part, one in sources.items() if part != "train"})
-    where = _packing_folder(packed)
-    items = {part: Contents(one) for part, one in sources.items()}
-    kind = kind_of(items["train"], channels, max_pixels, sources["train"].setting, on_error)
-    for part, one in items.items():
-        if part != "train":
-            check_kind(one, kind, sources[part].setting, on_error)
-    splits = {
-        part: Split(PackedImages(PackedFile(where, one, size, kind, on_error)), sources[part].labels)
-        for part, one in items.items()
-    }
-    return DataSet(
-        name, splits["train"], splits.get("test"), sources["train"].classes, val=splits.get("val"),
+    return _encoded_set(
+        name, {part: Contents(one) for part, one in sources.items()}, sources,
+        {part: one.setting for part, one in sources.items()}, _packing_folder(packed), size, on_error, channels,
+        max_pixels, classes=sources["train"].classes,
         notes=tuple(note for one in sources.values() for note in one.notes), **split,
     )  # fmt: skip
+
+
+def _encoded_set(
+    name: str, items: Mapping[str, Items], labelled: Mapping[str, Listing | Source], settings: Mapping[str, str],
+    packed: Path | None, size: int, on_error: str, channels: int | str, max_pixels: int, **rest: Any,
+) -> DataSet:  # fmt: skip
+    """The data set of encoded images: files that are decoded at each read, or packed files.
+
+    Args:
+        items, labelled, settings: of each split: the images, what holds their labels, and the setting that names them.
+        rest: of `DataSet`.
+    """
+    kind = kind_of(items["train"], channels, max_pixels, settings["train"], on_error)
+    splits = {}
+    for part, one in items.items():
+        if part != "train":
+            check_kind(one, kind, settings[part], on_error)
+        store: ImageStore
+        if packed is None:
+            assert isinstance(one, Files)
+            store = ImageFiles(one.files, size, kind, on_error)
+        else:
+            store = PackedImages(PackedFile(packed, one, size, kind, on_error))
+        splits[part] = Split(store, labelled[part].labels)
+    return DataSet(name, splits["train"], splits.get("test"), val=splits.get("val"), **rest)

@@ -69,14 +69,7 @@ def survey(items: Items, max_pixels: int, threads: int, limit: int) -> Survey:
     return found
 
 
-def mixed(found: Survey) -> list[str]:
-    """Names of types and numbers of channels, if images have several of them."""
-    channels, types = ({kind[i] for kind in found.kinds} for i in (2, 3))
-    told = [f"{n} channels" for n in sorted(channels)] if len(channels - {1, 3}) and len(channels) > 1 else []
-    return told + (sorted(map(str, types)) if len(types) > 1 else [])
-
-
-def shares(values: list[tuple[int, int]]) -> float:
+def longest_ratio(values: list[tuple[int, int]]) -> float:
     """The largest ratio of long to short side."""
     sides = np.array(values or [(1, 1)])
     return float((sides.max(1) / sides.min(1)).max())

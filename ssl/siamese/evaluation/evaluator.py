@@ -35,7 +35,7 @@ from rich.console import Console
 from siamese import factory, run_dir
 from siamese.config import to_dict
 from siamese.data import DataSet
-from siamese.data.duplicates import shared
+from siamese.data.duplicates import named_pairs, shared
 from siamese.environment import device_name, versions
 from siamese.evaluation.build import Evaluation, build, check
 from siamese.evaluation.published import published_figures
@@ -92,11 +92,11 @@ def seen_before(data: DataSet) -> list[str]:
     """A line that names the test images which are training images too, if there are any."""
     if data.test is None or len(data.pretrain) + len(data.test) > COMPARED:
         return []
-    pairs = shared(data.pretrain.images, data.test.images)
+    train, test = data.pretrain.images, data.test.images
+    pairs = shared(train, test)
     if not pairs:
         return []
-    (mine, other), names, train = pairs[0], data.test.images.names(), data.pretrain.images.names()
-    first = f"{names[other]} = {train[mine]}" if names and train else f"test image {other} = training image {mine}"
+    (first,) = named_pairs(train, pairs[:1], test)
     return [f"{len(pairs):,} of {len(data.test):,} test images are training images, too: {first}"]
 
 

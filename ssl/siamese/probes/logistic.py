@@ -53,12 +53,8 @@ def minimise(
 
 
 @dataclass
-class LogisticGrid:
-    """The logistic regression by which SimCLR (arXiv:2002.05709, appendix B.8) and CLIP judge features on
-    small data sets: L-BFGS on the whole set, no augmentation.
-
-    Minimises mean cross entropy + l2 / 2 * |weights|^2, the bias not penalised, on standardised features;
-    scikit-learn's C is 1 / (l2 * N).
+class L2Grid:
+    """Strengths of an L2 penalty, and how the problem of each is solved.
 
     Args:
         l2s: strengths to choose from; solved from the strongest to the weakest, each from the one before.
@@ -69,6 +65,22 @@ class LogisticGrid:
     l2s: Positives
     max_iter: Count
     tolerance: Positive
+
+    def solve_each(self, solve: Callable[[float, Tensor | None], Solution]) -> list[tuple[float, Solution]]:
+        """Each strength and its solution. `solve` gets a strength, and weights to start from or None."""
+        solved: list[tuple[float, Solution]] = []
+        for l2 in sorted(self.l2s, reverse=True):
+            solved.append((l2, solve(l2, solved[-1][1].weight if solved else None)))
+        return solved
+
+
+class LogisticGrid(L2Grid):
+    """The logistic regression by which SimCLR (arXiv:2002.05709, appendix B.8) and CLIP judge features on
+    small data sets: L-BFGS on the whole set, no augmentation.
+
+    Minimises mean cross entropy + l2 / 2 * |weights|^2, the bias not penalised, on standardised features;
+    scikit-learn's C is 1 / (l2 * N).
+    """
 
     def solve(self, fit: Standardised, num_classes: int, l2: float, start: Tensor | None = None) -> Solution:
         """The minimum for one strength, from `start` or zero."""
@@ -92,18 +104,15 @@ class LogisticGrid:
         `test`."""
         moments = fit.moments()
         train, held_out = Standardised(fit, moments), Standardised(select, moments)
-        solutions: list[Solution] = []
-        strengths = sorted(self.l2s, reverse=True)
-        for l2 in strengths:
-            solutions.append(self.solve(train, num_classes, l2, solutions[-1].weight if solutions else None))
-        top1, loss = head_scores(torch.stack([s.weight for s in solutions]), held_out.blocks())
+        solved = self.solve_each(lambda l2, start: self.solve(train, num_classes, l2, start))
+        top1, loss = head_scores(torch.stack([s.weight for _, s in solved]), held_out.blocks())
         best = best_head(top1, loss)
-        moments = whole.moments()
-        solution = self.solve(Standardised(whole, moments), num_classes, strengths[best], solutions[best].weight)
+        (l2, start), moments = solved[best], whole.moments()
+        solution = self.solve(Standardised(whole, moments), num_classes, l2, start.weight)
         final, _ = head_scores(solution.weight.unsqueeze(0), Standardised(test, moments).blocks())
         return {
             "top1": final[0].item(),
-            "chosen": {"l2": strengths[best], "validation_top1": top1[best].item()},
+            "chosen": {"l2": l2, "validation_top1": top1[best].item()},
             "iterations": solution.iterations,
             "converged": solution.converged,
         }

@@ -4,8 +4,8 @@ Targets are the `y` of `Features`: (N, K) uint8, 1 where the sample has the labe
 sample without labels. Both probes return scores (M, K) that rank the samples of each label (`precision`).
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,9 +17,8 @@ from siamese.data.listing import UNKNOWN
 from siamese.probes.features import Features
 from siamese.probes.knn import BLOCK, neighbours
 from siamese.probes.linear import TINY, Standardised
-from siamese.probes.logistic import Solution, minimise, penalty
+from siamese.probes.logistic import L2Grid, Solution, minimise, penalty
 from siamese.probes.precision import mean_average_precision
-from siamese.schema.types import Count, Positive, Positives
 
 
 def labelled(features: Features) -> Features:
@@ -68,23 +67,13 @@ def multilabel_knn(bank: Features, queries: Features, k: int, temperature: float
     return multilabel_knn_grid(bank, queries, [k], [temperature])[0, 0]
 
 
-@dataclass
-class MultilabelGrid:
+class MultilabelGrid(L2Grid):
     """K independent logistic regressions on standardised features, over a range of L2 strengths.
 
     Minimises, for each label, mean binary cross entropy + l2 / 2 * |weights|^2, the bias not penalised; scikit-learn's
     C is 1 / (l2 * N). The K problems share their matrix products and one L-BFGS: the sum of independent losses has the
     minima of each. The strength, one for all labels, has the best macro mAP on a validation split.
-
-    Args:
-        l2s: strengths to choose from; solved from the strongest to the weakest, each from the one before.
-        max_iter: iterations for each strength.
-        tolerance: converged when no entry of the gradient is larger.
     """
-
-    l2s: Positives
-    max_iter: Count
-    tolerance: Positive
 
     def solve(self, fit: Standardised, l2: float, start: Tensor | None = None) -> Solution:
         """The minimum (D + 1, K) for one strength, from `start` or zero.
@@ -126,27 +115,22 @@ class MultilabelGrid:
         fit, select, whole, test = (labelled(part) for part in (fit, select, whole, test))
         moments = fit.moments()
         train, held_out = Standardised(fit, moments), Standardised(select, moments)
-        strengths = sorted(self.l2s, reverse=True)
-        solutions: list[Solution] = []
-        found: list[float] = []
-        for l2 in strengths:
-            solutions.append(self.solve(train, l2, solutions[-1].weight if solutions else None))
-            scores = linear_scores(solutions[-1].weight, held_out)
-            found.append(mean_average_precision(scores, held_out.y).value)
-        if found[0] != found[0]:
+        solved = self.solve_each(lambda l2, start: self.solve(train, l2, start))
+        found = [mean_average_precision(linear_scores(s.weight, held_out), held_out.y).value for _, s in solved]
+        if math.isnan(found[0]):
             raise ValueError(
                 f"none of {select.y.shape[1]} labels has a positive among {len(select)} validation samples"
             )
         best = found.index(max(found))
-        moments = whole.moments()
-        solution = self.solve(Standardised(whole, moments), strengths[best], solutions[best].weight)
+        (l2, start), moments = solved[best], whole.moments()
+        solution = self.solve(Standardised(whole, moments), l2, start.weight)
         scores = linear_scores(solution.weight, Standardised(test, moments))
         macro = mean_average_precision(scores, test.y)
         return {
             "map": macro.value,
             "micro_map": mean_average_precision(scores, test.y, average="micro").value,
             "classes_left_out": macro.left_out,
-            "chosen": {"l2": strengths[best], "validation_map": found[best]},
+            "chosen": {"l2": l2, "validation_map": found[best]},
             "iterations": solution.iterations,
             "converged": solution.converged,
         }

@@ -1,24 +1,12 @@
 """Which files of a folder are images, and their labels."""
 
 import os
-from functools import partial
 
 import pytest
 import torch
-from listing_cases import PHOTOS, ROWS, names, refuse, tree, written
+from listing_cases import ROWS, names, refuse, tree, written
 
 from siamese.data.listing import UNKNOWN, list_images
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return tree(tmp_path / "photos", *PHOTOS)
-
-
-@pytest.fixture
-def table(tmp_path):
-    return partial(written, tmp_path)
-
 
 # Files; the classes, and the images of each class (of all, without classes).
 SHAPES = {

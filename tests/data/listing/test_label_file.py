@@ -1,24 +1,12 @@
 """Text files that name images: CSVs of labels, lists."""
 
 import unicodedata
-from functools import partial
 
 import pytest
 import torch
 from listing_cases import PHOTOS, ROWS, names, refuse, tree, written
 
 from siamese.data.listing import list_images
-
-
-@pytest.fixture
-def photos(tmp_path):
-    return tree(tmp_path / "photos", *PHOTOS)
-
-
-@pytest.fixture
-def table(tmp_path):
-    return partial(written, tmp_path)
-
 
 FORMS = {
     "plain": ROWS,
