@@ -28,7 +28,7 @@ def main(cfg: DictConfig) -> Any:
     if cfg.get("mode") in ("check", "preview"):
         from siamese import inspection
 
-        return inspection.check_images(cfg) if cfg.mode == "check" else inspection.preview(cfg)
+        return inspection.check(cfg) if cfg.mode == "check" else inspection.preview(cfg)
     if not config.in_sweep():
         return train(cfg)
     try:

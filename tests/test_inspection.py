@@ -42,7 +42,7 @@ def files_below(folder):
 
 def test_check_tells_what_is_there_and_writes_nothing(images, config, capsys):
     before = files_below(images)
-    inspection.check_images(config(*SMALL))
+    inspection.check(config(*SMALL))
     out = capsys.readouterr().out
     assert re.search(r"train: 64 images", out) and re.search(r"PNG +│ RGB +│ +3 │ uint8 │ +64", out)
     assert "left out: 1 Thumbs.db" in out
@@ -58,12 +58,12 @@ def test_check_tells_what_is_there_and_writes_nothing(images, config, capsys):
 def test_check_prints_what_it_knows_before_it_stops(images, config, capsys):
     (images / "images" / "train" / "bee" / "0.png").write_bytes(b"no image")
     with pytest.raises(UserError, match="0.png: cannot be decoded .is no image of a known format"):
-        inspection.check_images(config(*SMALL))
+        inspection.check(config(*SMALL))
     out = capsys.readouterr().out
     assert "unreadable: 1, is no image of a known format" in out and "train: 64 images" in out
     np.save(images / "images" / "train" / "bee" / "0.npy", np.zeros((40, 50, 5), np.float32))
     with pytest.raises(UserError, match="holds images of several kinds; of 64 .* 1 are float32 of 5 channels"):
-        inspection.check_images(config(*SMALL))
+        inspection.check(config(*SMALL))
     out = capsys.readouterr().out
     assert re.search(r"NPY.*float32", out) and "constant: 1" in out
 
@@ -102,18 +102,18 @@ def test_preview_and_runs_do_not_overwrite_each_other(images, config):
 
 def test_check_packs_nothing(images, config, capsys):
     before = files_below(images)
-    inspection.check_images(config(*SMALL, "data.packed=packed"))
+    inspection.check(config(*SMALL, "data.packed=packed"))
     assert files_below(images) == before
     out = capsys.readouterr().out
     assert "packed or resident: 7.68e-05 GB" in out and "not packed yet" in out and "time: " not in out
     training.build(training.check(config(*SMALL, "data.packed=packed")))
-    inspection.check_images(config(*SMALL, "data.packed=packed"))
+    inspection.check(config(*SMALL, "data.packed=packed"))
     assert "time: " in capsys.readouterr().out
 
 
 def test_data_sets_without_files_are_checked_too(config, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    inspection.check_images(config("backbone.widths=[4,8]", "monitor.every=0"))
+    inspection.check(config("backbone.widths=[4,8]", "monitor.every=0"))
     out = capsys.readouterr().out
     assert "duplicates: 0 test images are training images" in out and "time: " in out
     assert os.listdir(tmp_path) == []

@@ -72,9 +72,9 @@ def resolve_images(cfg: DictConfig, split: Split) -> tuple[DictConfig, str]:
     return cfg, f"{kind}, {', '.join(told)}" if told and told != ["data.channels=3"] else ""
 
 
-def loader_config(cfg: DictConfig, device: torch.device, data: DataSet | None = None) -> LoaderConfig:
+def loader_config(cfg: DictConfig, device: torch.device, data: DataSet) -> LoaderConfig:
     """`conf/data` to how batches are made, of all splits of `data` alike."""
-    whole = 0.0 if data is None else data.largest_bytes / 1e6
+    whole = data.largest_bytes / 1e6
     return LoaderConfig(cfg.data.resident, cfg.data.resident_mb, cfg.data.workers, device, cfg.seed, whole)
 
 

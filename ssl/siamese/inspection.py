@@ -27,7 +27,7 @@ DECODED = 20_000  # images of a split that are decoded, a seeded choice
 STEPS, WARM_UP = 10, 2  # optimiser steps that are timed, after some that are not
 
 
-def check_images(cfg: DictConfig) -> None:
+def check(cfg: DictConfig) -> None:
     """Print tables about the images, the settings that were measured, and the time that the run would take.
 
     Nothing is trained beyond `STEPS` steps, and nothing is written.

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import numpy as np
@@ -74,6 +75,13 @@ def test_npz_that_is_not_in_that_layout(tmp_path, arrays):
     np.savez(file, **arrays)
     with pytest.raises(UserError, match="data.path="):
         data_sets.npz("npz", str(file), **SPLIT)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_npz_that_is_no_file(tmp_path, make):
+    make(tmp_path / "x.npz")
+    with pytest.raises(UserError, match=r"^data.path=.*x.npz: is no file; give a .npz or .npy file"):
+        data_sets.npz("npz", str(tmp_path / "x.npz"), **SPLIT)
 
 
 IMAGES = np.zeros((6, 8, 8), np.uint8)

@@ -34,12 +34,13 @@ class Counted(torch.nn.Module):
 def cached(config, tmp_path):
     """Features of 50 images by a cache, and what they are made of."""
     cfg = config()
-    part = factory.data_set(cfg).train_labeled.subset(torch.arange(50))
+    data = factory.data_set(cfg)
+    part = data.train_labeled.subset(torch.arange(50))
     view, device = factory.clean_view(cfg), torch.device("cpu")
     network = Counted()
 
     def make(megabytes=100.0, part=part, network=network, view=view):
-        loader = factory.loader_config(cfg, device).loader(part, 16, shuffle=False)
+        loader = factory.loader_config(cfg, device, data).loader(part, 16, shuffle=False)
         return FeatureCache(tmp_path / "cache", megabytes).features(network, part, loader, view, device)
 
     return make, network, part, view

@@ -1,4 +1,9 @@
-"""Data sets (`sets`), their splits (`dataset`), image stores (`images`, `packed`) and batches (`loading`)."""
+"""Images and their batches.
+
+From the ground up: files of any format become arrays (`decoding`), folders and tables say which files and labels there
+are (`listing`, `containers`), `files`, `packed` and `images` hold images, `dataset` and `sets` make splits of them,
+`loading` gives batches. `crops` cuts files that are streamed; `statistics`, `survey` and `duplicates` look at images.
+"""
 
 from siamese.data.dataset import DataSet, Split, some_of
 from siamese.data.files import ImageFiles

@@ -30,6 +30,8 @@ def read_splits(name: str, file: Path) -> tuple[dict[str, Split], list[str], tup
     Raises:
         UserError: the file cannot be read, or its arrays do not fit.
     """
+    if not file.is_file():
+        raise UserError(f"data.path={file}", "is no file", "give a .npz or .npy file")
     try:
         read = np.load(file, allow_pickle=False)
         held = {"train_images": read} if isinstance(read, np.ndarray) else {key: read[key] for key in read.files}

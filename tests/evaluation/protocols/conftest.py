@@ -26,7 +26,7 @@ def target(config):
         split = Split(images, labels)
         data = DataSet("quarters", split.subset(torch.arange(160)), split.subset(torch.arange(160, 240)), list("abcd"))
         cfg = config("backbone.widths=[8,16]", "method=simsiam")
-        loading = factory.loader_config(cfg, torch.device("cpu"))
+        loading = factory.loader_config(cfg, torch.device("cpu"), data)
         loaders = {name: loading.loader(getattr(data, name), 64, shuffle=False) for name in SPLITS}
         network = factory.backbone(cfg).requires_grad_(False).eval()
         say = (lambda line: None) if said is None else said.append
