@@ -154,7 +154,7 @@ class DataSet:
         digest = hashlib.blake2b("\n".join(self.classes).encode(errors="surrogateescape"), digest_size=8)
         for split in (self.pretrain, self.val):
             names = [str(name) for name in split.images.names() or []]
-            root = len(os.path.commonpath([os.path.dirname(name) for name in names])) if names else 0
+            root = len(os.path.commonpath({os.path.dirname(name) for name in names})) if names else 0
             digest.update("\n".join(name[root:] for name in names).encode(errors="surrogateescape"))
             digest.update(split.labels.contiguous().numpy().tobytes())
         return digest.hexdigest()
