@@ -79,7 +79,9 @@ def lightly_rate(images: np.ndarray, size: int, seconds: float) -> float:
 def our_views(size: int, compiled: bool) -> Views:
     """With torch's operations or compiled; `prepare` makes the latter take effect."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", [f"augment={CASES[size][2]}", f"data.crop={size}", f"augment.compiled={compiled}"])
+        colours = ("augment.mean=[0.0,0.0,0.0]", "augment.std=[1.0,1.0,1.0]")
+        chosen = (f"augment={CASES[size][2]}", f"data.crop={size}", f"augment.compiled={compiled}")
+        cfg = compose("train", [*chosen, *colours])
     return factory.views(cfg)
 
 

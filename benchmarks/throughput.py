@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from augment import Photos, smooth_images
 from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
@@ -39,11 +40,12 @@ from siamese import factory
 from siamese.config import make
 from siamese.data.npz import channels_first
 from siamese.environment import channels_last, keep_freed_memory
+from siamese.options import options
+from siamese.schema.check import arguments
 from siamese.training import Run, build, check
 from siamese.training.devices import resolve_auto
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS = ("simclr", "moco", "moco_v3", "byol", "simsiam", "supervised")
 
 
 def config(a: argparse.Namespace, method: str, folder: str) -> DictConfig:
@@ -52,14 +54,20 @@ def config(a: argparse.Namespace, method: str, folder: str) -> DictConfig:
     if a.files:
         data = ["data=folder", f"data.path={folder}/files", "data.resident=false", f"data.workers={a.workers}"]
     overrides = [
-        f"method={method}", *data, f"data.crop={a.size}", f"scale={scale}", f"backbone={a.backbone}",
+        f"method={method}", *data, f"data.crop={a.size}", f"augment_scale={scale}", f"backbone={a.backbone}",
         f"batch_size={a.batch}", "epochs=2", "monitor.every=0", "overwrite=true", f"run_dir={folder}/run",
         "probe.linear.epochs=1", "optimizer=adamw", "optimizer.warmup_epochs=1", "augment.compiled=true",
         f"trainer={'gpu' if a.device == 'cuda' else 'cpu'}",
     ]  # fmt: skip
-    if method == "moco":
-        overrides.append(f"method.queue_size={a.batch * 16}")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        target = get_class(compose("train", [f"method={method}"]).method._target_)
+        if target.needs_vit:
+            overrides.append("backbone=small_vit")
+        takes = arguments(target)
+        if "teacher" in takes:  # untrained, which costs as much
+            overrides += ["method/teacher=timm", "method.teacher.name=resnet18", "method.teacher.pretrained=false"]
+        if "queue_size" in takes:
+            overrides.append(f"method.queue_size={a.batch * 16}")
         cfg = compose("train", overrides)
     return resolve_auto(cfg)
 
@@ -91,6 +99,7 @@ def bare_rate(cfg: DictConfig, images: np.ndarray, seconds: float, device: torch
     """Images per second of the model step alone."""
     torch.manual_seed(0)
     data = factory.data_set(cfg)
+    cfg, _ = factory.resolve_images(cfg, data.pretrain)
     views = factory.views(cfg)
     method = channels_last(factory.method(cfg, factory.backbone(cfg), data, views=views)).train().to(device)
     if cfg.compile:
@@ -101,7 +110,7 @@ def bare_rate(cfg: DictConfig, images: np.ndarray, seconds: float, device: torch
 
     def step(i: int) -> None:
         with half(cfg, device):
-            loss = method.loss(ready, labels) if cfg.method.name == "supervised" else method.loss(ready)  # type: ignore[operator]
+            loss = method.loss(*((ready, labels) if method.uses_labels else (ready,)))  # type: ignore[operator]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -123,6 +132,7 @@ def lightly_rate(cfg: DictConfig, images: np.ndarray, seconds: float, workers: i
     from lightly.loss import NTXentLoss
     from lightly.models.modules import SimCLRProjectionHead
 
+    cfg, _ = factory.resolve_images(cfg, factory.data_set(cfg).pretrain)
     backbone = factory.backbone(cfg)
     network = torch.nn.Sequential(backbone, SimCLRProjectionHead(backbone.feature_dim, 512, 128)).to(device)
     optimizer, criterion = torch.optim.AdamW(network.parameters(), lr=1e-3), NTXentLoss(0.5)
@@ -149,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=32, help="of the views, pixels")
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=options("method"))
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -157,27 +167,27 @@ def main() -> None:
     parser.add_argument("--files", action="store_true", help="JPEG files, decoded by workers")
     parser.add_argument("--workers", type=int, default=2, help="that decode files, and lightly's")
     parser.add_argument("--batches", type=int, default=24, help="of an epoch")
-    arguments = parser.parse_args()
+    a = parser.parse_args()
     keep_freed_memory()
-    device, console = torch.device(arguments.device), Console()
+    device, console = torch.device(a.device), Console()
     out: dict[str, Any] = {}
     peak: dict[str, int] = {}  # of the GPU's memory in real training
     with tempfile.TemporaryDirectory() as folder:
-        count = arguments.batch * arguments.batches
-        images = smooth_images(count, arguments.size if arguments.size < 64 else 256)
+        count = a.batch * a.batches
+        images = smooth_images(count, a.size if a.size < 64 else 256)
         labels = np.arange(count) % 2
-        if arguments.files:
+        if a.files:
             for label in (0, 1):
                 (Path(folder) / "files" / str(label)).mkdir(parents=True)
             for i, image in enumerate(images):
                 Image.fromarray(image).save(Path(folder) / "files" / str(labels[i]) / f"{i}.jpg", quality=90)
         else:
             np.savez(f"{folder}/images.npz", train_images=images, train_labels=labels)
-        for method in arguments.methods:
-            cfg = config(arguments, method, folder)
+        for method in a.methods:
+            cfg = config(a, method, folder)
             rates: dict[str, list[float]] = {"bare": [], "real": [], "lightly": []}
-            for _ in range(arguments.rounds):
-                rates["bare"].append(bare_rate(cfg, images, arguments.seconds, device))
+            for _ in range(a.rounds):
+                rates["bare"].append(bare_rate(cfg, images, a.seconds, device))
                 with open(os.devnull, "w") as nowhere:
                     stdout, sys.stdout = sys.stdout, nowhere
                     try:
@@ -189,11 +199,11 @@ def main() -> None:
                 if device.type == "cuda":
                     peak[method] = round(torch.cuda.max_memory_allocated() / 1e6)
                 if method == "simclr":
-                    rates["lightly"].append(lightly_rate(cfg, images, arguments.seconds, arguments.workers, device))
+                    rates["lightly"].append(lightly_rate(cfg, images, a.seconds, a.workers, device))
             out[method] = {name: round(statistics.median(r), 1) for name, r in rates.items() if r}
             if method in peak:
                 out[method]["peak_mb"] = peak[method]
-    table = Table(title=f"images per second, {arguments.size} px, batch {arguments.batch}", title_justify="left")
+    table = Table(title=f"images per second, {a.size} px, batch {a.batch}", title_justify="left")
     columns = ("method", "bare step", "training", "efficiency", "lightly", "ours/lightly")
     for column in (*columns, "peak MB") if peak else columns:
         table.add_column(column, justify="left" if column == "method" else "right")
@@ -210,12 +220,12 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     about = {
         "device": name,
-        "backbone": arguments.backbone,
+        "backbone": a.backbone,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    print(json.dumps({"size": arguments.size, "batch": arguments.batch, "images_per_second": out, **about}))
+    print(json.dumps({"size": a.size, "batch": a.batch, "images_per_second": out, **about}))
 
 
 if __name__ == "__main__":

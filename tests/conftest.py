@@ -106,7 +106,9 @@ def session(config, tiny, tmp_path):
     """Builds and starts a run without the command line."""
 
     def make(*overrides, folder="run"):
-        made = StartedRun(config(*tiny, f"run_dir={tmp_path / folder}", *overrides))
+        other = any(o.startswith("backbone=") and o != "backbone=small" for o in overrides)  # has no widths
+        settings = [o for o in tiny if not (other and o.startswith("backbone.widths"))]
+        made = StartedRun(config(*settings, f"run_dir={tmp_path / folder}", *overrides))
         made.start()
         return made
 

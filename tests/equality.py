@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from hydra import compose, initialize_config_dir
+from method_cases import settings, view_sizes
 from paths import ROOT
 from torch import nn
 
@@ -28,6 +29,8 @@ from siamese.training.state import RunState
 CASES = {f"simclr-{loss}": ("simclr", f"method/loss={loss}") for loss in options("method/loss")}
 CASES |= {name: (name,) for name in options("method") if name != "simclr"}
 CASES["moco-symmetric"] = ("moco", "method.symmetric=true", "method.queue_size=48")
+CASES["swav-queue"] = ("swav", "method.queue_size=24", "method.queue_from_epoch=3")
+CASES["lejepa-pooled"] = ("lejepa", "method.regularizer.pool_views=true", "method.centre=global")
 BATCH, STEPS = 8, 5
 
 
@@ -45,12 +48,11 @@ class Loss(nn.Module):
 def train(case: str, world: int, rank: int) -> dict:
     name, *overrides = CASES[case]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", [f"method={name}", "backbone.widths=[4,8]", *overrides])
-    if "queue_size" in cfg.method:
-        if world == 1:
-            cfg.method.bn_splits = 2
-        if case == name:
-            cfg.method.queue_size = 24  # wraps within five steps
+        cfg = compose("train", [f"method={name}", *settings(name), *overrides])
+    if "bn_splits" in cfg.method and world == 1:
+        cfg.method.bn_splits = 2
+    if "queue_size" in cfg.method and case == name:
+        cfg.method.queue_size = 24  # wraps within five steps
     torch.manual_seed(0)
     method = factory.method(
         cfg, factory.backbone(cfg), SimpleNamespace(labelled=True, multilabel=False, num_classes=3, name="none")
@@ -66,15 +68,17 @@ def train(case: str, world: int, rank: int) -> dict:
     share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
     out = {"losses": []}
     for step in range(STEPS):
-        views = [torch.randn(BATCH, 3, 8, 8, generator=data, dtype=torch.float64) for _ in range(2)]
+        views = [torch.randn(BATCH, 3, size, size, generator=data, dtype=torch.float64) for size in view_sizes(name)]
         labels = torch.randint(0, 3, (BATCH,), generator=data)
         torch.manual_seed(100 + step)  # MoCo's shuffling
+        method.step = step
         loss = module([v[share] for v in views], labels[share])
         optimizer.zero_grad()
         loss.backward()
         out["losses"].append(distributed.gather(loss.view(1)).mean().item())
         if step == 0:
             out["gradients"] = {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
+        method.on_before_optimizer_step(optimizer)
         optimizer.step()
         method.after_step(step, STEPS)
     z = distributed.gather(method.projection)

@@ -9,7 +9,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from siamese.augment import CleanView, View, Views
-from siamese.backbones import Backbone
+from siamese.backbones import Backbone, attends, is_vit
 from siamese.config import make, to_dict
 from siamese.data import DataSet, LoaderConfig, Split
 from siamese.data.crops import CentralCrop, Cutter, RandomCrops, ViewCrop
@@ -118,6 +118,15 @@ def uses_labels(cfg: DictConfig) -> bool:
     return bool(getattr(get_class(cfg.method._target_), "uses_labels", False))
 
 
+def resolve_method(cfg: DictConfig, network: Backbone) -> DictConfig:
+    """A copy of the config in which ``auto`` of `Method.by_backbone` is what the backbone asks for."""
+    cfg, target = cfg.copy(), get_class(cfg.method._target_)
+    for key, values in getattr(target, "by_backbone", {}).items():
+        if cfg.method.get(key) == "auto":
+            cfg.method[key] = values[attends(network)]
+    return cfg
+
+
 def method(cfg: DictConfig, network: Backbone, data: DataSet, **base: Any) -> Method:
     """`conf/method` around a backbone."""
     target = get_class(cfg.method._target_)
@@ -131,11 +140,31 @@ def method(cfg: DictConfig, network: Backbone, data: DataSet, **base: Any) -> Me
                 f"method={cfg.method.name}", f"data={data.name} has several labels an image, this method takes one",
                 "choose a self-supervised method",
             )  # fmt: skip
-        base["num_classes"] = data.num_classes
-    made, takes = base.get("views"), getattr(target, "num_views", None)
-    if made is not None and takes is not None and len(made.views) != takes:
+        if "num_classes" in arguments(target):
+            base["num_classes"] = data.num_classes
+    if getattr(target, "needs_vit", False) and not is_vit(network):
         raise UserError(
-            f"augment.views={shown(to_dict(cfg.augment)['views'])}", f"method={cfg.method.name} takes {takes} views",
-            f"give {takes}, as in augment.views=[{','.join(['{}'] * takes)}]",
+            f"backbone={cfg.backbone.name}", f"method={cfg.method.name} needs a Vision Transformer",
+            "give backbone=vit_tiny, vit_small, vit_base, or small_vit",
         )  # fmt: skip
-    return make(cfg.method, backbone=network, **base)
+    made = make(cfg.method, backbone=network, **base)
+    if base.get("views") is not None and hasattr(made, "check_views"):
+        made.check_views(base["views"].sizes)
+        for size in sorted(set(base["views"].sizes) - {cfg.data.crop}):
+            check_size(cfg, network, size)
+    return made
+
+
+def check_size(cfg: DictConfig, network: Backbone, size: int) -> None:
+    """Refuse views of a size, in pixels, that the backbone cannot take."""
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, cfg.backbone.get("channels", 3), size, size))
+    except Exception as error:  # networks raise many kinds
+        raise UserError(
+            f"augment.views: {size} pixels", f"backbone={cfg.backbone.name} cannot take them ({error})",
+            "choose sizes that its patches divide; timm's transformers need +backbone.options.dynamic_img_size=true",
+        ) from error  # fmt: skip
+    finally:
+        network.train(was_training)

@@ -158,6 +158,8 @@ class OptimizerRecipe:
         weight_decay: of all parameters, or without biases and norms if `exclude_bias_and_norm`.
         warmup_epochs, schedule, milestones, per: see `lr_factor`.
         warmup_at_most: upper bound of the warm-up, as a fraction of the training.
+        final_weight_decay: of the last step, reached along half a cosine (DINO, arXiv:2104.14294, section 3.2); None:
+            the weight decay is constant.
     """
 
     algorithm: Annotated[Callable[..., Optimizer], Built(own=ALGORITHM_OWN, partial=True)]
@@ -170,6 +172,7 @@ class OptimizerRecipe:
     per: Literal["step", "epoch"]
     milestones: Sequence[Natural] = ()
     warmup_at_most: Probability = 1.0
+    final_weight_decay: NonNegative | None = None
 
     def warmup(self, epochs: int) -> float:
         """Epochs of warm-up in a training of `epochs`."""
@@ -210,6 +213,8 @@ class OptimizerRecipe:
             groups = split_groups(groups, self.weight_decay)
         else:
             groups = [{**group, "weight_decay": self.weight_decay} for group in groups]
+        if self.final_weight_decay is not None:
+            groups = [{**group, "decays": group.get("adapt", True)} for group in groups]
         optimizer = self.algorithm(groups, lr=self.peak_lr(global_batch))
 
         def factor(schedule: str) -> Callable[[int], float]:
@@ -219,6 +224,14 @@ class OptimizerRecipe:
 
         lambdas = [factor("constant" if group["fixed_lr"] else self.schedule) for group in optimizer.param_groups]
         return optimizer, LambdaLR(optimizer, lambdas)
+
+    def set_weight_decay(self, optimizer: Optimizer, step: int, total_steps: int) -> None:
+        """Before each step: the weight decay of this step, where it is scheduled."""
+        if self.final_weight_decay is None:
+            return
+        decay = ema_momentum(step, total_steps, self.weight_decay, cosine=True, end=self.final_weight_decay)
+        for group in optimizer.param_groups:
+            group["weight_decay"] = decay if group["decays"] else 0.0
 
 
 def ema_momentum(step: int, total_steps: int, start: float, cosine: bool, end: float = 1.0) -> float:

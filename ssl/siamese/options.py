@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-NESTED = ("loss",)  # groups within an option of another group
+NESTED = ("loss", "regularizer", "teacher")  # groups within an option of another group
 T = TypeVar("T")
 
 

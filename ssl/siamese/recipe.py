@@ -41,7 +41,7 @@ def changed_recipe(before: dict[str, Any], now: dict[str, Any], in_mid_epoch: bo
 
 def as_measured(cfg: DictConfig, before: dict[str, Any]) -> DictConfig:
     """A copy of the config in which ``auto`` of `MEASURED_KEYS` is what the run of config `before` measured, and one
-    entry for all channels is what that run made of it."""
+    entry for all channels is what that run made of it; likewise ``auto`` of the method (`Method.by_backbone`)."""
     cfg, old = cfg.copy(), upgraded(before)
     for group, key in ((g, k) for g in ("data", "augment") for k in MEASURED_KEYS):
         node, now = old.get(group), cfg[group].get(key)
@@ -50,6 +50,10 @@ def as_measured(cfg: DictConfig, before: dict[str, Any]) -> DictConfig:
         one = isinstance(was, list) and isinstance(now, list) and len(now) == 1 and was == now * len(was)
         if was is not None and (now == "auto" or one):
             cfg[group][key] = was
+    method = old.get("method")
+    for key in [k for k, v in cfg.method.items() if v == "auto"]:
+        if isinstance(method, dict) and method.get(key) is not None and method.get("_target_") == cfg.method._target_:
+            cfg.method[key] = method[key]
     return cfg
 
 

@@ -135,6 +135,11 @@ def test_moco_v3_vit_small_needs_twelve_heads(config, tmp_path):
     file = str(tmp_path / "vit-s.pth.tar")
     head = prefixed("module.base_encoder.head.", mlp(384, 16, 8))
     torch.save({"state_dict": prefixed("module.base_encoder.", source) | head, "arch": "vit_small"}, file)
+    with pytest.raises(UserError, match=r"has 12 heads, this backbone 6; add backbone.heads=12$"):
+        load_backbone(factory.backbone(config("backbone=vit_small", "data.crop=224")), file, "init_from")
+    load_backbone(
+        factory.backbone(config("backbone=vit_small", "backbone.heads=12", "data.crop=224")), file, "init_from"
+    )
     timms = ("backbone=timm", f"backbone.name={name}", "data.crop=224")
     with pytest.raises(UserError, match=r"has 12 heads, this backbone 6; add \+backbone.options.num_heads=12"):
         load_backbone(factory.backbone(config(*timms)), file, "init_from")
@@ -143,6 +148,43 @@ def test_moco_v3_vit_small_needs_twelve_heads(config, tmp_path):
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         assert torch.equal(backbone.eval()(x), source.eval()(x))
+
+
+def vit_small(heads=6):
+    torch.manual_seed(1)
+    return timm.create_model("vit_small_patch16_224", num_classes=0, num_heads=heads, depth=2)
+
+
+def mae_file(net):
+    """With its decoder beside the encoder; the position embedding is in the file, too."""
+    decoder = {"mask_token": torch.randn(1, 1, 8), "decoder_pos_embed": torch.randn(1, 197, 8)}
+    decoder |= prefixed("decoder_embed.", nn.Linear(384, 8)) | prefixed("decoder_blocks.0.norm1.", nn.LayerNorm(8))
+    return {"model": net.state_dict() | decoder | prefixed("decoder_pred.", nn.Linear(8, 768))}
+
+
+def dino_file(net):
+    """The full file: a wrapped student, and a teacher without a wrapper."""
+    head = mlp(384, 16)
+    student = prefixed("module.backbone.", vit_small(12)) | prefixed("module.head.", head)
+    return {"student": student, "teacher": prefixed("backbone.", net) | prefixed("head.", head), "epoch": 100}
+
+
+def dino_wrapped(net):
+    return {"teacher": prefixed("module.backbone.", net) | prefixed("module.head.", mlp(384, 16))}
+
+
+VITS = {mae_file: "MAE, plain", dino_file: "official DINO, the teacher", dino_wrapped: "official DINO", plain: "plain"}
+
+
+@pytest.mark.parametrize("layout", VITS, ids=lambda f: f.__name__)
+def test_files_of_vision_transformers_fit_ours(config, tmp_path, layout):
+    source = vit_small().eval()
+    torch.save(layout(source), tmp_path / "f.pth")
+    backbone = factory.backbone(config("backbone=vit_small", "backbone.depth=2", "data.crop=224")).eval()
+    assert load_backbone(backbone, str(tmp_path / "f.pth"), "ckpt").startswith(VITS[layout])
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.equal(backbone(x), source(x))
 
 
 @pytest.mark.parametrize("splits", [0, 2])

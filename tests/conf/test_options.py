@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
+from method_cases import narrow_heads, settings, with_teacher
 from paths import ROOT
 
 from siamese import factory
@@ -48,18 +49,24 @@ def one_step(cfg, data):
 @pytest.mark.parametrize("method", options("method"))
 @pytest.mark.parametrize("data", ["digits", "cifar10", "folder"])
 def test_method_trains_at_each_scale(config, small_data, method, data):
-    cfg = config(f"method={method}", f"data={data}", "backbone=small", "backbone.widths=[4,8]", "data.crop=16")
+    cfg = config(f"method={method}", f"data={data}", "backbone=small", *settings(method), "data.crop=16")
     one_step(cfg, small_data(20))
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_experiment_takes_two_steps_on_a_small_backbone(config, small_data, experiment):
-    crop = 32 if experiment.startswith("cifar10/") else 64
-    cfg = config(f"experiment={experiment}", "data.path=none", f"data.crop={crop}", "backbone.name=resnet18")
+    crop = 16 if experiment.startswith("cifar10/") else 32
+    cfg = with_teacher(config, f"experiment={experiment}", "data.path=none", f"data.crop={crop}")
+    for view in cfg.augment.views:
+        if "size" in view:  # the small views of many
+            view.size = crop
+    vit = "width" in cfg.backbone
+    cfg.backbone.update({"name": "vit", "depth": 1} if vit else {"name": "resnet18"})
     if cfg.method.get("bn_splits", 1) > 1:
         cfg.method.bn_splits = 2  # of a batch of four
+    narrow_heads(cfg)
     method = one_step(cfg, small_data(72))
-    assert method.backbone.feature_dim == 512
+    assert method.backbone.feature_dim == cfg.backbone.get("width", 512)  # a Vision Transformer keeps its own
     if hasattr(method, "queue_size"):
         method.check(cfg.batch_size, cfg.batch_size)
 
@@ -72,17 +79,19 @@ def test_cifar10_recipe_trains_a_narrow_network(config, tmp_path, experiment):
         arrays |= {f"{part}_images": rng.integers(0, 256, (200, 32, 32, 3), dtype=np.uint8)}
         arrays |= {f"{part}_labels": np.arange(200) % 10}
     np.savez(tmp_path / "cifar10.npz", **arrays)
+    needs_vit = get_class(config(f"experiment={experiment}").method._target_).needs_vit
+    of_needs = ["backbone=small_vit"] if needs_vit else ["backbone=small", "backbone.widths=[16,32,64,128]"]
     narrow = (
         f"experiment={experiment}", "data=npz", f"data.path={tmp_path / 'cifar10.npz'}", "data.crop=16",
-        "data.train_images=100", "backbone=small", "backbone.widths=[16,32,64,128]", "batch_size=256", "epochs=10",
-        "monitor.every=0",
+        "data.train_images=100", "batch_size=256", "epochs=10",
+        "monitor.every=0", *of_needs,
     )  # fmt: skip
-    cfg = config(*narrow)
+    cfg = with_teacher(config, *narrow)
     make(cfg.optimizer).check(10)
     if cfg.method.get("bn_splits", 1) > 1:
         cfg.method.bn_splits = 2  # of a batch of four
     method = one_step(cfg, factory.data_set(cfg))
-    assert method.backbone.feature_dim == 128
+    assert method.backbone.feature_dim == (96 if needs_vit else 128)
     method.check(256, 256)
     adamw = make(config(*narrow, "optimizer=adamw").optimizer)
     assert isinstance(adamw.build(method.param_groups(), 256, 2, 10)[0], torch.optim.AdamW)
@@ -93,20 +102,30 @@ def test_solo_learn_recipe_has_the_shared_settings(config, experiment):
     """scripts/pretrain/cifar and the transform for CIFAR; the length, batch and network of its table of results."""
     cfg = config(f"experiment={experiment}")
     assert (cfg.epochs, cfg.batch_size, cfg.data.name, cfg.data.crop) == (1000, 256, "cifar10", 32)
-    network = factory.backbone(cfg)
-    assert (network.conv1.kernel_size, network.conv1.stride, network.conv1.padding) == ((3, 3), (1, 1), (2, 2))
-    assert network.layer1[0].bn2.weight.min() == 1  # no zero-init
     recipe = instantiate(cfg.optimizer, _convert_="all")
     assert (recipe.warmup(1000), recipe.schedule, recipe.per, recipe.scaling) == (10, "cosine", "step", "linear")
     views = factory.views(cfg).views
-    symmetric = {"simclr": (0.8, 0.8, 0.8, 0.2), "moco": (0.4, 0.4, 0.4, 0.1), "simsiam": (0.4, 0.4, 0.4, 0.1)}
+    if get_class(cfg.method._target_).needs_vit:  # reconstruction.yaml
+        (view,) = views
+        chosen = view.settings
+        assert (view.size, chosen["crop_scale"], chosen["interpolation"]) == (32, (0.08, 1.0), "bicubic")
+        assert [chosen[k] for k in ("jitter_p", "gray_p", "blur_p", "solarize_p", "flip_p")] == [0, 0, 0, 0, 0.5]
+        assert (cfg.backbone.patch_size, cfg.backbone.heads, cfg.backbone.width) == (4, 12, 384)
+        return
+    network = factory.backbone(cfg)
+    assert (network.conv1.kernel_size, network.conv1.stride, network.conv1.padding) == ((3, 3), (1, 1), (2, 2))
+    assert network.layer1[0].bn2.weight.min() == 1  # no zero-init
+    strong, weak = (0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.4, 0.1)
+    symmetric = {"simclr": strong, "supcon": strong, "swav": strong, "moco": weak, "simsiam": weak}
     name = experiment.rpartition("/")[2]
     assert [v.settings["jitter"] for v in views] == [symmetric.get(name, (0.4, 0.4, 0.2, 0.1))] * 2
     assert [v.settings["blur_p"] for v in views] == [0.5 if name in symmetric else 0] * 2
-    assert [v.settings["solarize_p"] for v in views] == ([0, 0] if name in symmetric else [0, 0.2])
+    solarize = {"vicreg": [0.1, 0.1]} | {key: [0, 0] for key in symmetric}
+    assert [v.settings["solarize_p"] for v in views] == solarize.get(name, [0, 0.2])
     for view in views:
         chosen = view.settings
-        assert (view.size, chosen["crop_scale"], chosen["interpolation"]) == (32, (0.08, 1.0), "bicubic")
+        smallest = 0.2 if name == "vicreg" else 0.08
+        assert (view.size, chosen["crop_scale"], chosen["interpolation"]) == (32, (smallest, 1.0), "bicubic")
         assert [chosen[k] for k in ("jitter_p", "gray_p", "flip_p", "rotate_degrees")] == [0.8, 0.2, 0.5, 0]
         assert chosen["blur_sigma"] == (0.1, 2.0) and chosen["blur_kernel"] // 2 >= 3 * 2.0
         torch.testing.assert_close(view.mean, torch.tensor([0.4914, 0.4822, 0.4465]))
@@ -134,9 +153,11 @@ def test_augmentation_gives_finite_views(config, augment):
         images = torch.randint(0, 256, (4, channels, 40, 40), dtype=torch.uint8)
         of_any = ("data=npz", "backbone=small", f"augment={augment}", "data.crop=32")
         cfg, _ = factory.resolve_images(config(*of_any), Split(images, torch.zeros(4)))
-        first, second = factory.views(cfg)(images)
-        assert first.shape == second.shape == (4, channels, 32, 32)
-        assert first.isfinite().all()
+        views = factory.views(cfg)
+        for view, size in zip(views(images), views.sizes, strict=True):
+            assert view.shape == (4, channels, size, size)
+            assert view.isfinite().all()
+        assert views.sizes[0] == 32
 
 
 @pytest.mark.parametrize("optimizer", options("optimizer"))
@@ -194,6 +215,9 @@ def test_sweep_file_varies_existing_keys(config, file):
         (["data=imagenet", "method=byol"], {"crop_scale": [0.08, 1.0], "interpolation": "bicubic"}),
         (["data=imagenet", "method=moco_v3"], {"crop_scale": [0.2, 1.0], "interpolation": "bilinear"}),
         (["data=digits", "method=byol"], {"flip_p": 0.0, "gray_p": 0.0}),
+        (["data=imagenet", "method=mae"], {"jitter_p": 0, "gray_p": 0, "crop_scale": [0.2, 1.0], "views": [{}]}),
+        (["data=digits", "method=mae"], {"flip_p": 0.0, "crop_scale": [0.75, 1.0], "views": [{}]}),
+        (["experiment=imagenet/moco_v3_vit"], {"crop_scale": [0.08, 1.0], "jitter": [0.4, 0.4, 0.2, 0.1]}),
         (["experiment=cifar10/simsiam"], {"crop_scale": [0.2, 1.0], "blur_p": 0.0, "jitter": [0.4, 0.4, 0.4, 0.1]}),
     ],
 )  # fmt: skip

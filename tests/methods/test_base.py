@@ -8,7 +8,7 @@ from lightly.models.modules import heads
 from method_cases import CLASSES, METHODS, NODES, SELF_SUPERVISED, make, paper, trainable, views
 from torch import nn
 
-from siamese.errors import UserError
+from siamese.errors import RunAborted, UserError
 from siamese.schema import check_train
 
 
@@ -70,13 +70,16 @@ def test_optimizer_step_changes_trained_networks_only(config, name):
     assert not held & {id(p) for p in target}
     assert not any(p.requires_grad for p in target)
     before = [p.clone() for p in target]
-    loss = method.loss(views())
+    loss = method.loss(views(name=name))
     assert loss.ndim == 0
     assert loss.isfinite()
     loss.backward()
     assert all(p.grad is None for p in target)
     assert all(p.grad is not None for g in optimizer.param_groups for p in g["params"])
+    method.on_before_optimizer_step(optimizer)
+    still = {id(p): p.clone() for p in method.held_back()}
     optimizer.step()
+    assert all(torch.equal(p, still[id(p)]) for p in method.held_back())
     assert all(torch.equal(a, b) for a, b in zip(before, target, strict=True))  # only after the step
     method.after_step(0, 10)
     if target:
@@ -87,7 +90,7 @@ def test_optimizer_step_changes_trained_networks_only(config, name):
 def test_target_network_has_its_own_batch_statistics(config, name):
     method = make(config, name)
     before = method.target[0].bn.running_mean.clone()
-    method.loss(views())
+    method.loss(views(name=name))
     method.after_step(0, 10)
     assert method.target.training
     assert not torch.equal(method.target[0].bn.running_mean, before)
@@ -118,3 +121,17 @@ def test_temperature_out_of_range_is_refused(config, name):
 @pytest.mark.parametrize("name", METHODS)
 def test_only_moco_v1_and_v2_do_not_synchronize_batchnorm(name):
     assert CLASSES[name].sync_batchnorm == (name not in ("moco", "moco_v1"))
+
+
+def test_method_that_sets_no_projection_is_stopped_in_one_line(session):
+    run = session("method=simsiam")
+    original = run.method.loss
+
+    def loss(views):
+        value = original(views)
+        run.method.projection = None
+        return value
+
+    run.method.loss = loss
+    with pytest.raises(RunAborted, match=r"method=simsiam: loss\(\) must set self.projection"):
+        run.fit()

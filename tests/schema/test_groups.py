@@ -37,13 +37,15 @@ def leaves(node, prefix=""):
 
 def possible(key, value):
     """Whether the key may have this value of `GARBAGE`."""
-    text = key.endswith(("path", "run_dir", "init_from", "packed", "data.labels", "data.list")) and isinstance(
-        value, (str, int)
-    )
+    text = key.endswith(
+        ("path", "run_dir", "teacher.file", "init_from", "packed", "data.labels", "data.list")
+    ) and isinstance(value, (str, int))
     switch = value is True and key.split(".")[-1] in (
         "resume", "overwrite", "compile", "deterministic", "resident", "compiled", "download", "small_stem", "mlp",
         "zero_init_residual", "pretrained", "gray_first", "fused", "exclude_bias_and_norm", "fix_predictor_lr",
-        "lr_in_buffer", "symmetric", "adapt_first_layer", "_partial_", "train", "nesterov", "clip",
+        "lr_in_buffer", "symmetric", "freeze_patches", "adapt_first_layer", "_partial_", "train", "nesterov", "clip",
+        "norm_last_layer", "pool_views", "times_samples",
+        "normalise_pixels", "predictor_last_bn",
     )  # fmt: skip
     free = key.startswith(("data.train.", "data.test.")) and isinstance(value, (str, bool))
     whole_list = value == [] and key in ("optimizer.milestones", "trainer.devices", "data.include", "data.exclude")
@@ -167,8 +169,8 @@ def test_group_must_be_a_node(config, group, value):
         ("seed=${nothing}", "the config: cannot be resolved"),
         ("method=moco method.hidden_dim=0", "method.hidden_dim=0: v2's head has a hidden layer"),
         ("augment.views=[]", "augment.views=[]: not a possible value"),
-        ("augment.views=[{}]", "augment.views=[{}]: method=simsiam takes 2 views; give 2"),
-        ("augment.views=[{},{},{}]", "augment.views=[{},{},{}]: method=simsiam takes 2 views; give 2"),
+        ("augment.views=[{}]", "augment.views=1 x 8: method=simsiam takes 2 views of one size; give"),
+        ("augment.views=[{},{},{}]", "augment.views=3 x 8: method=simsiam takes 2 views of one size; give"),
         ("+data.classes=[a]", "data.classes=[a]: no such key"),
         ("+data.train=3", "data.train=3: no such key"),
         ("optimizer.algorithm._partial_=false", "optimizer.algorithm._partial_=false: must be true"),

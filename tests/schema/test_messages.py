@@ -24,7 +24,7 @@ def test_all_keys_names_nodes_and_values():
         (
             "train",
             "augment=large/nope",
-            "augment=large/nope: no such option; choose one of large/byol, .*small/simclr$",
+            "augment=large/nope: no such option; choose one of large/byol, .*small/vicreg$",
         ),
         ("train", "optimizer.lrr=1", "optimizer.lrr=1: no such key; did you mean optimizer.lr"),
         ("train", "trainer.max_epochs=3", "trainer.max_epochs=3: the run sets it itself; use epochs="),

@@ -14,6 +14,7 @@ from siamese.checkpoints.reading import KEY
 from siamese.config import to_dict
 from siamese.errors import UserError
 from siamese.evaluation import build, settings
+from siamese.evaluation.baselines import load_projector
 from siamese.options import options
 from siamese.schema.saved import shipped, trusted, upgraded
 
@@ -198,6 +199,23 @@ def test_timm_option_that_reads_files_is_refused(config, saved):
 
     with pytest.raises(UserError, match=r"backbone.options.checkpoint_path: would read or fetch another file"):
         evaluation(config, f"ckpt={saved(change)}")
+
+
+def test_a_strangers_teacher_is_never_built(config):
+    """Not even for a file that holds a projector; its options are checked as a backbone's are."""
+    cfg = to_dict(config("method=distill", "method/teacher=timm", "method.teacher.name=resnet10t"))
+    known = settings.trusted_config({KEY: {"config": cfg}}, "ckpt=x", trust=False)
+    assert known.method.teacher.pretrained is False
+    state = {"state_dict": {"projector.0.weight": torch.zeros(2, 2)}}
+    assert load_projector(state, known, None, None) is None
+    for option in ("checkpoint_path", "pretrained_cfg", "cache_dir"):
+        cfg["method"]["teacher"]["options"] = {option: "x"}
+        with pytest.raises(UserError, match=rf"method.teacher.options.{option}: would read or fetch another file"):
+            trusted(cfg, "ckpt=x", trust=False)
+
+
+def test_run_with_a_third_partys_teacher_is_trusted(config):
+    trusted(to_dict(config("method=distill", "method/teacher=third_party")), "ckpt=x", trust=False)
 
 
 def test_downloads_and_packing_are_disabled(config):

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from method_cases import METHODS
+from method_cases import METHODS, settings
 from PIL import Image
 from runs import STEPS, rows_of
 
 
+@pytest.mark.filterwarnings("ignore:epoch .. the representation has collapsed")  # of a network of 8 features
 @pytest.mark.parametrize("method", METHODS)
 def test_run_folder_holds_config_summary_metrics_views_and_checkpoint(session, tmp_path, method):
-    run = session(f"method={method}", "trainer.log_every_n_steps=5")
+    run = session(f"method={method}", *settings(method), "trainer.log_every_n_steps=5")
     run.fit()
     value = run.finish()
     folder = tmp_path / "run"

@@ -6,6 +6,7 @@ the device.
 """
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ from siamese.augment.params import ViewParams
 from siamese.distributed import rank
 from siamese.errors import UserError
 from siamese.schema.check import arguments
-from siamese.schema.types import EIGHT_BITS, Like, Mean, Pixels, Std, ValueRange
+from siamese.schema.types import EIGHT_BITS, Like, Mean, Pixels, Std, ValueRange, ViewCount
 
 # Number of pixels of views in a run from which compiling pays for its seconds.
 NATIVE_FROM = 1e8  # views.cpp: two thousand views of 224 pixels
@@ -139,6 +140,18 @@ class View(Scaled):
         return self.render(images, self.draw(len(images), height, width, generator, aspect_ratio))
 
 
+class Listed:
+    """Keys of an entry of `Views`: arguments of `View`, and how many views they are of."""
+
+    def __init__(self, count: ViewCount = 1, **settings: Annotated[Any, Like(View)]):
+        self.views = [View(**settings) for _ in range(count)]
+
+
+def described(sizes: Sequence[int]) -> str:
+    """Sizes of views in their order, such as "2 x 224 + 6 x 96"."""
+    return " + ".join(f"{len(list(same))} x {size}" for size, same in itertools.groupby(sizes))
+
+
 class Views(nn.Module):
     """The views of a method and the generator of all their random numbers.
 
@@ -148,20 +161,30 @@ class Views(nn.Module):
     Args:
         seed: of the run; each rank draws its own stream.
         views: a mapping for each view, with the arguments in which it differs from the shared ones; `[{}, {}]` is two
-            views of one list.
+            views of one list, and so is `[{count: 2}]`. Views may differ in size: `[{count: 2}, {count: 6, size: 96}]`.
         shared: arguments of `View`.
     """
 
     def __init__(
         self,
         seed: int,
-        views: Annotated[Sequence[Mapping[str, Any]], Len(1, 64), Like(View)],
+        views: Annotated[Sequence[Mapping[str, Any]], Len(1, 64), Like(Listed)],
         **shared: Annotated[Any, Like(View)],
     ):
         super().__init__()
-        self.views = nn.ModuleList(View(**{**shared, **dict(own)}) for own in views)
+        self.views = nn.ModuleList(view for own in views for view in Listed(**{**shared, **dict(own)}).views)
         self.seed, self.generator = seed, torch.Generator()
         self.start(rank=0)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Sides of the views, pixels, in their order."""
+        return [view.size for view in self.views]  # type: ignore[misc]
+
+    @property
+    def largest(self) -> list[int]:
+        """Numbers of the views of the largest size; metrics of augmented views are of these."""
+        return [i for i, size in enumerate(self.sizes) if size == max(self.sizes)]
 
     def start(self, rank: int) -> None:
         """Start the stream of a rank. Call it before a checkpoint's state is restored."""
@@ -196,7 +219,7 @@ class Views(nn.Module):
                 compiled, why = False, f"{why}, but {error}"
         for view in views:
             view.native, view.compiled = compiled and cpu, compiled and not cpu
-        return f"{len(views)} of {views[0].size} px, {'' if compiled else 'not '}compiled ({why})"
+        return f"{described(self.sizes)} px, {'' if compiled else 'not '}compiled ({why})"
 
     def forward(self, images: Tensor | list[Tensor], aspect_ratio: Tensor | None = None) -> list[Tensor]:
         """(B, C, H, W) images, or crops for each view, to a list of (B, C, size, size) float views."""

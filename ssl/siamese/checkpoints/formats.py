@@ -12,11 +12,12 @@ from siamese.errors import UserError
 
 MOCO_V3 = "official MoCo v3"
 # Format and the prefix of its backbone's tensors. The first prefix that occurs is taken, so longer ones come
-# first. Names: facebookresearch/moco, /moco-v3 and /simsiam, solo-learn, lightly.
+# first. Names: facebookresearch/moco, /moco-v3, /simsiam and /dino, solo-learn, lightly.
 FORMATS = (
     ("official MoCo v1 or v2", "module.encoder_q."),
     (MOCO_V3, "module.base_encoder."),
     ("official SimSiam", "module.encoder."),
+    ("official DINO", "module.backbone."),  # of ResNets; without "module." of Vision Transformers
     ("Lightning file (solo-learn, lightly)", "backbone."),
     ("Lightning file (older solo-learn)", "encoder."),
     ("state dict of a DataParallel module", "module."),
@@ -24,6 +25,7 @@ FORMATS = (
 )
 OURS = "train.py's own"
 SOLO_LEARN = "of solo-learn"  # has an online classifier beside the backbone
+MAE_DECODER = ("mask_token", "decoder_")  # beside the encoder in files of MAE, which have decoder_embed
 HEADS = ("fc.", "head.", "head_dist.", "heads.", "classifier.")  # classifiers of the backbone's class; never probed
 # lightly's examples build nn.Sequential from a torchvision ResNet's children.
 CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
@@ -40,10 +42,10 @@ def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] 
         UserError: the file holds no tensors.
     """
     state = content
-    for within in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(within), dict):
-            state = state[within]
-            break
+    wrappers = ("state_dict", "model", "teacher")  # DINO's files hold a student, too; its teacher is judged
+    within = next((w for w in wrappers if isinstance(state, dict) and isinstance(state.get(w), dict)), None)
+    if within is not None:
+        state = state[within]
     named = state.items() if isinstance(state, dict) else ()
     tensors = {k: v for k, v in named if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
@@ -56,6 +58,11 @@ def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] 
         name += ", numbered children of a ResNet"
     elif prefix in ("backbone.", "encoder.") and "classifier.weight" in tensors:
         name = f"Lightning file {SOLO_LEARN}" + (", older" if prefix == "encoder." else "")
+    if within == "teacher":
+        name = "official DINO, the teacher"
+    if "decoder_embed.weight" in found:
+        name = f"MAE, {name}"
+        found = {k: v for k, v in found.items() if not k.startswith(MAE_DECODER)}
     return name, {k: v for k, v in found.items() if k in keep or not k.startswith(HEADS)}
 
 
@@ -174,5 +181,6 @@ def _another_network(kind: str, backbone: nn.Module) -> tuple[str, str, int] | N
     if kind == MOCO_V3 and blocks is not None and getattr(backbone, "embed_dim", 0) == 384:
         heads = blocks[0].attn.num_heads
         if heads != 12:
-            return f"its ViT-Small has 12 heads, this backbone {heads}", "+backbone.options.num_heads", 12
+            setting = getattr(backbone, "heads_setting", "+backbone.options.num_heads")
+            return f"its ViT-Small has 12 heads, this backbone {heads}", setting, 12
     return None

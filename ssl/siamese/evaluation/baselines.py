@@ -100,7 +100,7 @@ def load_projector(state: dict[str, Any], trained: DictConfig, backbone: Backbon
     """
     prefix = "projector."
     found = {k.removeprefix(prefix): v for k, v in reading.tensors(state).items() if k.startswith(prefix)}
-    if not found:
+    if not found or "teacher" in trained.method:  # a teacher would read another file
         return None
     method = factory.method(trained, copy.deepcopy(backbone), data)
     projector = cast(nn.Module, method.projector)

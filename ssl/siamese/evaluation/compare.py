@@ -14,6 +14,7 @@ from siamese.evaluation.statistics import exceeds, interval
 from siamese.paths import expand_path
 
 RENAMED = {"trust": "trust_coefficient"}  # of linear_crops, since 2026-11-24
+ADDED = {"optimizer": "sgd"}  # of finetune: a key that was added since -> what it was before it existed
 Values = dict[str, dict[str, list[float]]]  # group -> column -> a figure a run
 
 
@@ -180,4 +181,5 @@ def _comparable(settings: Any) -> Any:
     """Settings without `_target_`, under their present names: results of older versions hold both otherwise."""
     if not isinstance(settings, dict):
         return settings
-    return {RENAMED.get(k, k): _comparable(v) for k, v in settings.items() if k != "_target_"}
+    kept = {k: v for k, v in settings.items() if k != "_target_" and not (k in ADDED and v == ADDED[k])}
+    return {RENAMED.get(k, k): _comparable(v) for k, v in kept.items()}

@@ -155,6 +155,8 @@ def trusted_config(state: Mapping[str, Any], setting: str, trust: bool) -> DictC
     trained = trusted(state[reading.KEY]["config"], setting, trust)
     if "pretrained" in trained.backbone:
         trained.backbone.pretrained = False  # the file has the weights
+    if "pretrained" in (trained.method.get("teacher") or {}):
+        trained.method.teacher.pretrained = False
     if "download" in trained.data:
         trained.data.download = False
     if "packed" in trained.data:

@@ -1,5 +1,5 @@
 """The methods: `base.Method`, and one file each."""
 
-from siamese.methods.base import Batch, Method
+from siamese.methods.base import Batch, Method, MultiCrop
 
-__all__ = ["Batch", "Method"]
+__all__ = ["Batch", "Method", "MultiCrop"]

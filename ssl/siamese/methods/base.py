@@ -3,19 +3,20 @@
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from siamese.augment import Views
+from siamese.augment import Views, described
 from siamese.backbones import Backbone
 from siamese.data import to_device
 from siamese.distributed import rank
+from siamese.errors import RunAborted, UserError
 from siamese.optim import OptimizerRecipe
-from siamese.schema.types import Name
+from siamese.schema.types import Count, Name
 
 
 @dataclass
@@ -24,8 +25,8 @@ class Batch:
 
     Args:
         views: each (B, C, h, w) float, augmented and normalised.
-        labels: (B,) int64, -1 where unknown or held out; or (B, K), a row of 255 there. Online evaluation and
-            `supervised` use them, the loss of a self-supervised method never.
+        labels: (B,) int64, -1 where unknown or held out; or (B, K), a row of 255 there. Online evaluation and the
+            methods with `uses_labels` use them, the loss of a self-supervised method never.
     """
 
     views: list[Tensor]
@@ -43,8 +44,12 @@ class Method(pl.LightningModule, ABC):
         global_batch, steps_per_epoch: images and optimiser steps over all devices, for `optimizer`.
     """
 
-    uses_labels = False
+    uses_labels = False  # `loss` takes (views, labels), and only labelled images are trained on
     num_views: int | None = 2  # that `loss` takes; None is any number
+    needs_vit = False  # the backbone must be a Vision Transformer of timm's class
+    projects_features = False  # `projection` holds features, and `loss` does not call the backbone as a whole
+    # Arguments that may be "auto" -> their values with a convolutional backbone, and with a transformer.
+    by_backbone: ClassVar[dict[str, tuple[Any, Any]]] = {}
     collapse_causes = "a learning rate that is too high, or views that have little in common"
     sync_batchnorm = True  # BatchNorm over all devices; MoCo v1 and v2 need it apart
 
@@ -63,13 +68,15 @@ class Method(pl.LightningModule, ABC):
         self.views = views
         self.optimizer_recipe = optimizer
         self.global_batch, self.steps_per_epoch = global_batch, steps_per_epoch
+        self.step = 0  # optimiser steps before this batch
         self.step_skipped = False  # an optimiser step was skipped; `drop_step` follows
         self.latest_loss: Tensor | None = None  # detached
         self.projection: Tensor | None = None  # of the last step, detached; monitored
 
     @abstractmethod
     def loss(self, views: list[Tensor]) -> Tensor:
-        """Views, each (B, C, h, w), to a scalar. Reads like the paper's pseudocode."""
+        """Views, each (B, C, h, w), to a scalar. Reads like the paper's pseudocode. A method with `uses_labels` takes
+        (views, labels), the labels (B,) int64, -1 where unknown."""
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups of trainable parameters; ``fixed_lr=True`` excludes a group from the schedule's decay."""
@@ -80,6 +87,29 @@ class Method(pl.LightningModule, ABC):
 
     def drop_step(self) -> None:
         """Called in place of `after_step` when an optimiser step was skipped."""
+
+    def held_back(self) -> list[nn.Parameter]:
+        """Parameters that the optimiser leaves as they are in this step: their gradients are dropped."""
+        return []
+
+    @property
+    def epoch(self) -> float:
+        """Epochs before this batch, with their fraction."""
+        return self.step / max(1, self.steps_per_epoch)
+
+    def check_views(self, sizes: list[int]) -> None:
+        """Refuse views that `loss` cannot take, before the training starts.
+
+        Args:
+            sizes: sides of the views, pixels, in their order.
+        """
+        takes = len(sizes) if self.num_views is None else self.num_views
+        if len(sizes) != takes or len(set(sizes)) > 1:
+            wanted = f"{takes} view{'s' if takes > 1 else ''}" if len(sizes) != takes else "views"
+            raise UserError(
+                f"augment.views={described(sizes)}", f"method={self.name} takes {wanted} of one size",
+                f"give augment.views=[{','.join(['{}'] * takes)}]",
+            )  # fmt: skip
 
     def check(self, global_batch: int, micro_batch: int) -> None:
         """Refuse a combination of settings that cannot work, before the training starts.
@@ -114,8 +144,15 @@ class Method(pl.LightningModule, ABC):
         images, labels, aspect_ratio = batch
         return Batch(self.views(images, aspect_ratio), labels)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.step = self.global_step
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.report(self.loss(batch.views), batch)
+        arguments = (batch.views, batch.labels) if self.uses_labels else (batch.views,)
+        loss = self.loss(*arguments)  # type: ignore[arg-type, call-arg]
+        if self.projection is None:
+            raise RunAborted(f"method={self.name}: loss() must set self.projection, detached (N, D), for the monitors")
+        return self.report(loss, batch)
 
     def report(self, loss: Tensor, batch: Batch) -> Tensor:
         """Log the loss; it stays on the device."""
@@ -138,16 +175,54 @@ class Method(pl.LightningModule, ABC):
             for base, factor, group in bases:
                 group["lr"] = base * factor(schedule.last_epoch)
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        for parameter in self.held_back():
+            parameter.grad = None
+
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         # Called once per optimiser step; on_train_batch_end is called once per micro-batch.
-        step = self.global_step
+        assert self.trainer.max_epochs is not None and self.optimizer_recipe is not None
+        step, total_steps = self.global_step, self.trainer.max_epochs * self.steps_per_epoch
+        self.optimizer_recipe.set_weight_decay(optimizer, step, total_steps)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.step_skipped:
             self.step_skipped = False
             self.drop_step()
             return
-        assert self.trainer.max_epochs is not None
-        self.after_step(step, self.trainer.max_epochs * self.steps_per_epoch)
+        self.after_step(step, total_steps)
+
+
+class MultiCrop(Method):
+    """A method that takes any number of views: the first `global_views` of one size, the others of any sizes.
+
+    Args:
+        global_views: the large views (SwAV, arXiv:2006.09882, section 3.3).
+    """
+
+    num_views = None
+
+    def __init__(self, backbone: Backbone, global_views: Count = 2, **base: Any):
+        super().__init__(backbone, **base)
+        self.global_views = global_views
+
+    def check_views(self, sizes: list[int]) -> None:
+        if len(sizes) < max(2, self.global_views) or len(set(sizes[: self.global_views])) > 1:
+            raise UserError(
+                f"augment.views={described(sizes)}",
+                f"method={self.name} takes 2 views or more, the first {self.global_views} of one size",
+                f"give augment.views=[{{count:{max(2, self.global_views)}}}], or method.global_views",
+            )
+
+
+def by_size(network: nn.Module, views: list[Tensor]) -> list[Tensor]:
+    """The network's output for each view, by one forward pass for each size: BatchNorm sees all views of a size."""
+    sizes: dict[int, list[int]] = {}
+    for i, view in enumerate(views):
+        sizes.setdefault(view.shape[-1], []).append(i)
+    out: dict[int, Tensor] = {}
+    for members in sizes.values():
+        out.update(zip(members, network(torch.cat([views[i] for i in members])).chunk(len(members)), strict=True))
+    return [out[i] for i in range(len(views))]
 
 
 def frozen_copy(*modules: nn.Module) -> nn.Sequential:

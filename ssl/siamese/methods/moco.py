@@ -12,6 +12,7 @@ from siamese.distributed import gather, shuffle, unshuffle, world_size
 from siamese.errors import UserError
 from siamese.losses import full_precision, info_nce_queue
 from siamese.methods.base import Method, frozen_copy
+from siamese.methods.queue import check_queue, enqueue
 from siamese.optim import ema_momentum, ema_update
 from siamese.schema.types import Count, Natural, Probability, Temperature, Width
 
@@ -89,14 +90,9 @@ class MoCo(Method):
                 f"must divide the {micro_batch} images that a device sees at once, two or more to a part",
                 "lower it",
             )
+        what = "twice the global batch, as the loss is symmetric" if self.symmetric else "the global batch"
         keys = global_batch * (2 if self.symmetric else 1)
-        if self.queue_size < keys or self.queue_size % keys:
-            what = "twice the global batch, as the loss is symmetric" if self.symmetric else "the global batch"
-            raise UserError(
-                f"method.queue_size={self.queue_size}",
-                f"must be a multiple of {what} (batch_size={global_batch})",
-                f"try {max(1, round(self.queue_size / keys)) * keys}",
-            )
+        check_queue(self.queue_size, keys, f"{what} (batch_size={global_batch})")
 
     def loss(self, views: list[Tensor]) -> Tensor:
         loss, q = self.direction(views[0], views[1])
@@ -124,9 +120,7 @@ class MoCo(Method):
     def after_step(self, step: int, total_steps: int) -> None:
         momentum = ema_momentum(step, total_steps, self.momentum, cosine=True, end=self.final_momentum)
         ema_update(self.target, nn.Sequential(self.backbone, self.projector), momentum)
-        keys = torch.cat(self.new_keys).T  # (D, global batch)
-        start = step * keys.shape[1] % self.queue_size
-        self.queue[:, start : start + keys.shape[1]] = keys.to(self.queue.dtype)
+        enqueue(self.queue.T, torch.cat(self.new_keys), step)
         self.new_keys.clear()
 
     def drop_step(self) -> None:

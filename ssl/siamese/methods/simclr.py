@@ -19,8 +19,8 @@ class SimCLR(Method):
             does not shift (official code).
         temperature: of the losses that have one.
         margin: of the losses that have one.
-        loss: `siamese.losses.nt_xent`, `nt_xent_chunked`, `nt_logistic`, `triplet` or `contrastive`; receives
-            the (2N, D) projections and either the temperature or the margin, as it names it.
+        loss: `siamese.losses.nt_xent`, `nt_xent_chunked`, `dcl`, `dclw`, `nt_logistic`, `triplet` or `contrastive`;
+            receives the (2N, D) projections and either the temperature or the margin, as it names it.
     """
 
     collapse_causes = "a learning rate or temperature that is too high, or a batch with too few negatives"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from siamese.backbones import Backbone
 from siamese.losses import full_precision
-from siamese.methods.base import Batch, Method
+from siamese.methods.base import Method
 
 
 class Supervised(Method):
@@ -30,9 +30,6 @@ class Supervised(Method):
         assert labels is not None
         h = self.backbone(torch.cat(views))  # (views * N, D)
         self.projection = h.detach()
-        labels = labels.repeat(len(views))
-        loss = F.cross_entropy(full_precision(self.classifier(h)), labels, ignore_index=-1, reduction="sum")
-        return loss / (labels >= 0).sum().clamp(min=1)  # -1: an unreadable image, skipped
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self.report(self.loss(batch.views, batch.labels), batch)
+        y = labels.repeat(len(views))
+        loss = F.cross_entropy(full_precision(self.classifier(h)), y, ignore_index=-1, reduction="sum")
+        return loss / (y >= 0).sum().clamp(min=1)  # -1: an unreadable image, skipped

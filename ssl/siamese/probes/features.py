@@ -140,8 +140,9 @@ def forward(
 def view_features(
     backbone: nn.Module, views: Views, batches: Loader, per_image: int, device: torch.device | str
 ) -> Tensor:
-    """Features (N, Q, D) of `per_image` augmented views of each of N images, in eval mode. The method's views are
-    used in turn. They are drawn from a separate generator, so that the run's random state does not change.
+    """Features (N, Q, D) of `per_image` augmented views of each of N images, in eval mode. The method's views of
+    the largest size are used in turn. They are drawn from a separate generator, so that the run's random state does not
+    change.
 
     Args:
         batches: whole images, or crops of files for each of the views.
@@ -150,7 +151,7 @@ def view_features(
     views = views.to(device)
 
     def augmented(q: int) -> Batches:
-        number = q % len(views.views)
+        number = views.largest[q % len(views.largest)]
         batches.sampler.set_epoch(q)  # other crops
         for images, y, aspect_ratio in batches:
             x = to_device([images[number]] if isinstance(images, list) else images, device)

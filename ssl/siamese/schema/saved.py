@@ -21,7 +21,8 @@ ADDED: dict[str, Any] = {
     "mode": "train", "data.channels": 3, "data.value_range": [0.0, 255.0], "data.show": None,
     "data.labels": "folders", "data.include": [], "data.exclude": [], "data.list": None, "data.max_pixels": 300_000_000,
     "augment.value_range": [0.0, 255.0], "augment.channel_drop_p": 0.0,
-    "backbone.channels": 3, "backbone.adapt_first_layer": False,
+    "backbone.channels": 3, "backbone.adapt_first_layer": False, "optimizer.final_weight_decay": None,
+    "method.projector_layers": 2, "method.predictor_last_bn": False,
 }  # fmt: skip
 REQUIRED = ("data.channels", "data.value_range", "data.show", "augment.value_range", "augment.channel_drop_p")
 # Of `probe`; no data set had several labels an image.
@@ -83,6 +84,8 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
             new[group].setdefault(key, copy.copy(ADDED[f"{group}.{key}"]))
     for node, target, key, value in (
         (new.get("method"), "siamese.methods.moco.MoCo", "final_momentum", None),
+        (new.get("method"), "siamese.methods.moco_v3.MoCoV3", "projector_layers", ADDED["method.projector_layers"]),
+        (new.get("method"), "siamese.methods.moco_v3.MoCoV3", "predictor_last_bn", ADDED["method.predictor_last_bn"]),
         (optimizer.get("algorithm") if isinstance(optimizer, dict) else None, "siamese.optim.LARS", "clip", False),
     ):
         if isinstance(node, dict) and node.get("_target_") == target:
@@ -146,7 +149,7 @@ def _check_targets(key: str, value: Any) -> None:
                 "if you know the file and trust that name, add trust_config=true",
             )
         options = value.get("options")
-        if value["_target_"] == "siamese.backbones.timm_model" and isinstance(options, dict):
+        if isinstance(options, dict):
             for name, option in options.items():
                 large = option > 4096 if isinstance(option, (int, float)) else not isinstance(option, str)
                 if str(name).startswith(TIMM_FILES) or large:
@@ -173,4 +176,5 @@ def shipped() -> dict[str, frozenset[str]]:
         package = re.match(r"# @package (\S+)", text)
         place = package.group(1) if package else ".".join(file.relative_to(CONF).parent.parts)
         collect("" if place == "_global_" else place, yaml.safe_load(text))
+    found.setdefault("method.teacher.backbone", set()).update(found["backbone"])  # of method/teacher=third_party
     return {key: frozenset(names) for key, names in found.items()}

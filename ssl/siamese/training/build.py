@@ -25,6 +25,7 @@ from siamese.data import DataSet, Loader, LoaderConfig, Split
 from siamese.environment import channels_last, keep_freed_memory
 from siamese.errors import UserError
 from siamese.methods import Method
+from siamese.methods.teacher import Teacher
 from siamese.optim import OptimizerRecipe
 from siamese.output import console
 from siamese.probes import LinearGrid
@@ -140,12 +141,13 @@ def build(plan: Plan) -> Training:
     if point is not None:
         check_images(point, len(split), data.labels_digest)
     cfg, measured = factory.resolve_images(cfg, split if len(split) else data.pretrain)
-    plan = replace(plan, cfg=cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     if on_gpu(cfg) and not cfg.deterministic:
         torch.set_float32_matmul_precision("high")  # TF32, which cuDNN's convolutions use anyway
     views = factory.views(cfg)
     network, untrained, started_from = _backbone(cfg, point)
+    cfg = factory.resolve_method(cfg, network)
+    plan = replace(plan, cfg=cfg)
     steps = len(split) // cfg.batch_size
     method = factory.method(
         cfg, network, data, views=views, optimizer=plan.optimizer, global_batch=cfg.batch_size, steps_per_epoch=steps
@@ -204,9 +206,12 @@ def _prepare_networks(cfg: DictConfig, method: nn.Module, trainer: pl.Trainer) -
     """Synchronise BatchNorm and compile, as devices and settings ask."""
     assert isinstance(method, Method)
     if trainer.world_size > 1 and method.sync_batchnorm:
-        plain_batchnorms(method)
         if trainer.strategy.root_device.type == "cpu":
-            convert_batchnorm(method, SyncBatchNorm)  # on GPUs Lightning uses torch's own
+            for part in (p for p in method.children() if not isinstance(p, Teacher)):  # a teacher is in eval mode
+                plain_batchnorms(part)
+                convert_batchnorm(part, SyncBatchNorm)
+        else:  # Lightning uses torch's own, everywhere
+            plain_batchnorms(method)
     if cfg.compile:
         method.compile_networks()
     if trainer.world_size > 1 and in_sweep():
@@ -220,5 +225,8 @@ def _prepare_networks(cfg: DictConfig, method: nn.Module, trainer: pl.Trainer) -
 def _hush() -> None:
     """Silence Lightning's banners and warnings of libraries about each other that no user can act on."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (".*LeafSpec.*is deprecated", ".*does not have many workers", ".*smaller than the logging interval"):
+    for message in (
+        ".*LeafSpec.*is deprecated", ".*does not have many workers", ".*smaller than the logging interval",
+        r".*module\(s\) in eval mode at the start of training",  # a teacher
+    ):  # fmt: skip
         warnings.filterwarnings("ignore", message)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from PIL import Image, ImageDraw
@@ -85,11 +85,10 @@ def remarks(training: "Training") -> list[str]:
         )
     store = t.split.images
     if isinstance(store, PackedImages) or (store.decodes and not t.loaders.cuts_files(t.split)):
-        share = enlarged(store.sizes[0], cfg.data.crop, cfg.augment.crop_scale)
-        lines.append(
-            f"images are kept as {store.sizes[0]} x {store.sizes[1]} pixels (data.size); {share:.0%} of the crops are "
-            f"enlarged to {cfg.data.crop}"
-        )
+        side, views = store.sizes[0], cast(Sequence[View], t.views.views)
+        kinds = dict.fromkeys((view.size, view.settings["crop_scale"]) for view in views)
+        shares = [f"{enlarged(side, size, scale):.0%} of the crops are enlarged to {size}" for size, scale in kinds]
+        lines.append(f"images are kept as {side} x {store.sizes[1]} pixels (data.size); {', '.join(shares)}")
     if micro_batches > 1:
         lines.append(
             f"{micro_batches} accumulated micro-batches: BatchNorm and negatives of a batch see one micro-batch each; "

@@ -11,6 +11,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from siamese.augment import CleanView
 from siamese.config import make
 from siamese.errors import UserError
+from siamese.evaluation.compare import _comparable
 from siamese.evaluation.protocols.finetune import Classifier, FineTune, Score, best_of, layer_groups, score
 
 SETTINGS = dict(
@@ -119,11 +120,49 @@ def test_layer_decay_of_a_resnet():
 def test_layer_decay_of_a_vision_transformer():
     network = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     groups = layer_groups(network, 0.75)
+    # BEiT's and MAE's numbers: the embedding 0, the blocks 1 to 12; the last norm has the classifier's rate, 13.
+    scales = {
+        n: g["lr_scale"] for n, p in network.named_parameters() for g in groups if any(p is q for q in g["params"])
+    }
+    number = {n: 13 if n.startswith("norm.") else 1 + int(n.split(".")[1]) if "blocks" in n else 0 for n in scales}
+    assert scales == {n: pytest.approx(0.75 ** (13 - i)) for n, i in number.items()}
+    assert sum(i == 0 for i in number.values()) == 4 and len(groups) == 14
     last = next(i for i, g in enumerate(groups) if any(p is network.blocks[11].attn.qkv.weight for p in g["params"]))
     first = next(i for i, g in enumerate(groups) if any(p is network.blocks[0].attn.qkv.weight for p in g["params"]))
     assert last - first == 11
     assert groups[last]["lr_scale"] == pytest.approx(groups[first]["lr_scale"] / 0.75**11)
     assert len({id(p) for g in groups for p in g["params"]}) == len(list(network.parameters()))
+
+
+def test_adamw_of_the_vit_recipe(target, config, optimizer_steps):
+    """MAE's table 9: the decay of matrices alone, betas 0.9 and 0.999."""
+    protocol = make(config("eval=finetune", "eval/finetune=vit", "ckpt=x", name="eval_linear").eval.finetune)
+    assert (protocol.layer_decay, protocol.warmup_epochs, protocol.epochs) == (0.75, 5, 100)
+    protocol.epochs = 2
+    protocol.evaluate(target())
+    assert {(tuple(g["betas"]), g["weight_decay"]) for g in optimizer_steps[0]} == {
+        ((0.9, 0.999), 0.05),
+        ((0.9, 0.999), 0),
+    }
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1)
+    groups = protocol.make_optimizer(layer_groups(network, 0.75), 1e-3).param_groups
+    plain = {
+        n
+        for n, p in network.named_parameters()
+        for g in groups
+        if g["weight_decay"] == 0
+        for q in g["params"]
+        if p is q
+    }
+    assert plain == {n for n, p in network.named_parameters() if p.ndim == 1} | {"cls_token", "pos_embed"}
+    assert sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
+
+
+def test_sgd_is_what_results_without_an_optimizer_had():
+    now = FineTune(**SETTINGS).settings()
+    before = {k: v for k, v in now.items() if k != "optimizer"}
+    assert _comparable(now) == _comparable(before)
+    assert _comparable(now) != _comparable(FineTune(**{**SETTINGS, "optimizer": "adamw"}).settings())
 
 
 @pytest.mark.parametrize("change", [{"lrs": []}, {"layer_decay": 1.5}, {"scaling": "no"}, {"epochs": 0}])

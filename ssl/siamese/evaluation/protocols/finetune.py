@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from siamese import factory
 from siamese.augment import CleanView, View
+from siamese.backbones import is_vit
 from siamese.data import Loader, Split, to_device
 from siamese.evaluation.protocols.base import Protocol
 from siamese.evaluation.target import EvalTarget
@@ -30,6 +31,8 @@ from siamese.schema.types import (
     Share,
 )
 
+AFTER_BLOCKS = ("norm", "fc_norm", "attn_pool")  # parts of a Vision Transformer
+
 
 class Score(NamedTuple):
     """Number of correct images, their summed cross entropy, and the number of images with a label."""
@@ -45,18 +48,19 @@ class Score(NamedTuple):
 
 @dataclass
 class Tuning:
-    """SGD on the whole network and a linear classifier that starts at zero, on random crops and flips, with BatchNorm
-    in train mode (SimCLR, arXiv:2002.05709, appendix B.5 and B.8).
+    """SGD or AdamW on the whole network and a linear classifier that starts at zero, on random crops and flips, with
+    BatchNorm in train mode (SimCLR, arXiv:2002.05709, appendix B.5 and B.8; AdamW: MAE, arXiv:2111.06377, A.1).
 
     Args:
         scaling: ``none`` (lr is the rate of a step) or ``linear`` (lr * images of a step / 256). With fewer images than
             `batch_size` a step has all of them, and ``linear`` lowers the rate accordingly, to the disadvantage of a
             network that has more to learn. It is for recipes that were made for full batches.
-        weight_decay: of all weights.
+        weight_decay: of all weights; AdamW's of all but biases, norms, class token and position embedding.
         batch_size: the last incomplete batch of an epoch is dropped.
         warmup_epochs: of a linear warm-up; then half a cosine.
         layer_decay: the rate of a layer is that of the next one times this; the classifier has the whole rate.
         crop_scale, interpolation, flip: as in `LinearCrops`.
+        optimizer: ``sgd`` (Nesterov, 0.9) or ``adamw`` (betas 0.9 and 0.999).
     """
 
     scaling: Literal["linear", "none"]
@@ -67,6 +71,7 @@ class Tuning:
     crop_scale: CropScale | None
     interpolation: Interpolation | None
     flip: Probability | None
+    optimizer: Literal["sgd", "adamw"] = field(default="sgd", kw_only=True)
 
     def step_images(self, images: int) -> int:
         """Images of a step if there are `images`."""
@@ -93,12 +98,23 @@ class Tuning:
         scored = target.loading.loader(test, target.batch_size, shuffle=False, cutter=central)
         return score(network, scored, clean, device)
 
+    def make_optimizer(self, groups: list[dict[str, Any]], rate: float) -> torch.optim.Optimizer:
+        """The optimiser of groups with an ``lr_scale``."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True, weight_decay=self.weight_decay)
+        split = []
+        for group in groups:
+            for decays in (True, False):  # tokens and positions have a first dimension of 1
+                params = [p for p in group["params"] if (p.ndim > 1 and p.shape[0] > 1) == decays]
+                split.append({**group, "params": params, "weight_decay": self.weight_decay if decays else 0.0})
+        return torch.optim.AdamW([group for group in split if group["params"]], lr=rate)
+
     def train(
         self, network: "Classifier", groups: list[dict[str, Any]], loader: Loader, view: View, rate: float,
         epochs: int, seed: int,
     ) -> None:  # fmt: skip
         """Train `network` in place."""
-        optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True, weight_decay=self.weight_decay)
+        optimizer = self.make_optimizer(groups, rate)
         generator, steps = torch.Generator().manual_seed(seed), len(loader)
         device = next(network.parameters()).device
         network.train()
@@ -167,13 +183,21 @@ class Classifier(nn.Module):
 
 def layer_groups(backbone: nn.Module, decay: float) -> list[dict[str, Any]]:
     """One group per layer, with ``lr_scale`` = decay to the power of the layers between it and the classifier. A
-    layer is a part of the backbone, or a member of its numbered `blocks`, `layers` or `stages`."""
+    layer is a part of the backbone, or a member of its numbered `blocks`, `layers` or `stages`. In a Vision Transformer
+    all that is before the blocks is one layer, and what follows them has the classifier's rate (arXiv:2106.08254)."""
     layers: dict[str, list[nn.Parameter]] = {}
+    last: list[nn.Parameter] = []
+    vit = is_vit(backbone)
     for name, parameter in backbone.named_parameters():
         numbered = re.match(r"((?:blocks|layers|stages)\.\d+)\.", name)
-        layers.setdefault(numbered.group(1) if numbered else name.split(".")[0], []).append(parameter)
+        part = numbered.group(1) if numbered else name.split(".")[0]
+        if vit and part in AFTER_BLOCKS:
+            last.append(parameter)
+        else:
+            layers.setdefault("embedding" if vit and not numbered else part, []).append(parameter)
     # Tensors of one part have one depth, and parts are registered in the order of the forward pass.
-    return [{"params": p, "lr_scale": decay ** (len(layers) - i)} for i, p in enumerate(layers.values())]
+    groups = [{"params": p, "lr_scale": decay ** (len(layers) - i)} for i, p in enumerate(layers.values())]
+    return groups + [{"params": last, "lr_scale": 1.0}] * bool(last)
 
 
 def score(network: Classifier, loader: Loader, view: CleanView, device: torch.device) -> Score:

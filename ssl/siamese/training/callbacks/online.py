@@ -43,6 +43,7 @@ class OnlineEvaluation(pl.Callback):
         self.optimizer: torch.optim.Adam | None = None
         self.restored: dict[str, Any] | None = None
         self.captured: Tensor | None = None
+        self.captured_size = 0  # side of its views
 
     @property
     def state_key(self) -> str:
@@ -66,12 +67,15 @@ class OnlineEvaluation(pl.Callback):
                 self.optimizer.load_state_dict(self.restored["optimizer"])
 
     def _capture(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if module.training:
-            self.captured = output.detach().float()
+        size = inputs[0].shape[-1]
+        if module.training and (self.captured is None or size >= self.captured_size):  # not the small views of many
+            self.captured, self.captured_size = output.detach().float(), size
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if isinstance(pl_module, Method) and pl_module.projects_features and pl_module.projection is not None:
+            self.captured = pl_module.projection.float()
         if self.head is None or self.captured is None:
             return
         assert isinstance(batch, Batch) and self.optimizer is not None

@@ -1,24 +1,16 @@
-"""Backbones: (B, C, H, W) float images to (B, D) features, with ``.feature_dim`` = D."""
+"""ResNets: of our own, torchvision's and lightly's."""
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
-from typing import Any, cast
+from typing import cast
 
-import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from siamese.backbones.common import Backbone, adapts, channel_count
 from siamese.errors import UserError
-from siamese.schema.types import Channels, Depth, Name, Natural, Pixels, Widths
-
-
-class Backbone(nn.Module):
-    """A module with this attribute; the type of what the builders below return."""
-
-    feature_dim: int
-    adapt_first_layer: bool = False  # weights of a first layer for another number of channels are adapted
+from siamese.schema.types import Channels, Depth, Name, Natural, Widths
 
 
 class _Block(nn.Module):
@@ -68,15 +60,11 @@ class SmallResNet(Backbone):
         return self.layers(x).mean((2, 3))
 
 
-# Arguments of every builder: `channels` of the images; `adapt_first_layer`: take weights of a first layer for another
-# number of channels (see `siamese.checkpoints.formats.adapted`), instead of refusing them.
-
-
 def small_resnet(
     name: Name, widths: Widths, blocks: Depth, channels: Channels = 3, adapt_first_layer: bool = False
 ) -> Backbone:
     """A `SmallResNet`; `name` is for reports."""
-    return _adapts(SmallResNet(widths, blocks, channel_count(channels)), adapt_first_layer)
+    return adapts(SmallResNet(widths, blocks, channel_count(channels)), adapt_first_layer)
 
 
 def torchvision_resnet(
@@ -115,7 +103,7 @@ def torchvision_resnet(
     elif channel_count(channels) != 3:
         model.conv1 = nn.Conv2d(channel_count(channels), 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return _adapts(model, adapt_first_layer)
+    return adapts(model, adapt_first_layer)
 
 
 def lightly_resnet(
@@ -139,66 +127,4 @@ def lightly_resnet(
         network.conv1 = nn.Conv2d(count, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=False)
     model = nn.Sequential(*list(network.children())[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model.feature_dim = network.linear.in_features
-    return _adapts(cast(Backbone, model), adapt_first_layer)
-
-
-def timm_model(
-    name: Name,
-    image_size: Pixels,
-    pretrained: bool,
-    options: dict[str, Any],
-    channels: Channels = 3,
-    adapt_first_layer: bool = False,
-) -> Backbone:
-    """Any timm model by name, without its classifier.
-
-    Args:
-        image_size: side of the views; models with a position embedding are built for it.
-        pretrained: start from timm's published weights (downloads them); timm adapts their first layer to `channels`.
-        options: further arguments of `timm.create_model`.
-    """
-    import timm  # seconds to import, so only where it is asked for
-
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=4)
-        raise UserError(
-            f"backbone.name={name}", "timm has no such model", f"did you mean {', '.join(near) or 'another name'}?"
-        )
-    options = dict(options)
-    config = timm.get_pretrained_cfg(name)
-    if config is not None and config.fixed_input_size:
-        options.setdefault("img_size", image_size)
-    try:
-        if channel_count(channels) != 3:
-            options.setdefault("in_chans", channels)
-        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
-        was_training = model.training
-        with torch.no_grad():
-            features = model.eval()(torch.zeros(1, channel_count(channels), image_size, image_size))
-        model.train(was_training)
-    except Exception as error:  # timm's models raise many kinds
-        raise UserError(
-            f"backbone.name={name}",
-            f"cannot be built for views of {image_size} pixels ({error})",
-            "choose larger views (data.crop), another model, or pass options by '+backbone.options.KEY=VALUE'",
-        ) from error
-    if not isinstance(features, Tensor) or features.ndim != 2:
-        raise UserError(
-            f"backbone.name={name}",
-            f"gives {tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__}",
-            "choose a model that pools to (B, D)",
-        )
-    model.feature_dim = features.shape[1]  # type: ignore[assignment]
-    return _adapts(cast(Backbone, model), adapt_first_layer)
-
-
-def channel_count(channels: str | int) -> int:
-    """The number of channels. "auto" is replaced by it once the images are known (`siamese.factory.resolve_images`)."""
-    if isinstance(channels, str):
-        raise UserError(f"backbone.channels={channels}", "is not known without images", "give a number")
-    return channels
-
-
-def _adapts(model: Backbone, adapt_first_layer: bool) -> Backbone:
-    model.adapt_first_layer = adapt_first_layer
-    return model
+    return adapts(cast(Backbone, model), adapt_first_layer)

@@ -1,5 +1,4 @@
-"""Losses as pure functions. All compute in float32 or float64, also under autocast: at low temperatures half-precision
-logits change the gradient by several per cent."""
+"""Losses of pairs: two views of an image attract, and other images repel."""
 
 from typing import Any
 
@@ -8,15 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from siamese.distributed import gather, gather_with_grad, rank, world_size
+from siamese.losses.precision import full_precision
 from siamese.schema.types import Count, NonNegative, Temperature
 
 
-def full_precision(x: Tensor) -> Tensor:
-    """The tensor in float32, or float64 if it has that."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _candidates(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def candidates_of(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The 2N local anchors and the candidates of all ranks.
 
     Args:
@@ -35,8 +30,8 @@ def _candidates(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _pairs(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(2N, 2M) cosines of `_candidates`; bool masks of the positive and of the anchor itself."""
-    anchors, candidates, itself, other = _candidates(z)
+    """(2N, 2M) cosines of `candidates_of`; bool masks of the positive and of the anchor itself."""
+    anchors, candidates, itself, other = candidates_of(z)
     columns = torch.arange(len(candidates), device=z.device)
     return anchors @ candidates.T, columns == other.unsqueeze(1), columns == itself.unsqueeze(1)
 
@@ -67,7 +62,7 @@ def nt_xent_chunked(z: Tensor, temperature: Temperature, chunk: Count) -> Tensor
     batches whose similarities do not fit. Its gradient is computed in the forward pass, so a second
     derivative does not exist."""
     with torch.autocast(z.device.type, enabled=False):
-        anchors, candidates, itself, other = _candidates(z)
+        anchors, candidates, itself, other = candidates_of(z)
         return 2 / len(z) * _ChunkedCrossEntropy.apply(anchors, candidates, itself, other, temperature, chunk)  # type: ignore[no-untyped-call]
 
 
@@ -98,6 +93,39 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         to_anchors, to_candidates = ctx.saved_tensors
         return grad * to_anchors, grad * to_candidates, None, None, None, None
+
+
+def dcl(z: Tensor, temperature: Temperature) -> Tensor:
+    """Decoupled contrastive learning (arXiv:2110.06848, equation 6): `nt_xent` whose denominator has the negatives of
+    both views alone, without the positive. The sum of the two views' means, as `nt_xent`.
+
+    lightly's DCLLoss computes in half precision under autocast and waits for the device (a boolean mask).
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        positive, negatives = _decoupled(z, temperature)
+        return 2 * (negatives - positive).mean()
+
+
+def dclw(z: Tensor, temperature: Temperature, sigma: Temperature) -> Tensor:
+    """`dcl` with weighted positives (arXiv:2110.06848, section 3.3): 2 - exp(s / sigma) / mean exp(s / sigma), s the
+    cosine of an image's two views, the mean over the joint batch. The weights have no gradient.
+
+    lightly's DCLWLoss takes the mean over each rank's share: two processes do not give what one gives.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        positive, negatives = _decoupled(z, temperature)
+        s = positive.detach() * temperature / sigma
+        joint = gather(s)
+        weight = 2 - (s - joint.logsumexp(0)).exp() * len(joint)
+        return 2 * (negatives - weight * positive).mean()
+
+
+def _decoupled(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(2N,): each anchor's logit with its other view, and the log of its sum over the negatives."""
+    anchors, candidates, itself, other = candidates_of(z)
+    logits = anchors @ candidates.T / temperature
+    outside = torch.stack([itself, other], 1)
+    return logits.gather(1, other.unsqueeze(1)).squeeze(1), logits.scatter(1, outside, -torch.inf).logsumexp(1)
 
 
 def nt_logistic(z: Tensor, temperature: Temperature) -> Tensor:
