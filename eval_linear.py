@@ -1,33 +1,14 @@
 """Judge the features of a checkpoint: python eval_linear.py ckpt=outputs/…/checkpoints/last.ckpt [eval=all]"""
 
-import signal
-import sys
-from typing import Any
-
 from omegaconf import DictConfig
 
 from siamese import cli
 
 
-def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """The figures of a checkpoint by the protocols of `eval=`, or evaluations side by side by `compare=`."""
-    if cfg.compare is not None:
-        from siamese.evaluation.compare import compare
-        from siamese.output import console
-
-        return compare(cfg.compare, console())
-    from siamese.evaluation import evaluator  # torch and Lightning take seconds to import
-
-    return evaluator.evaluate(cfg)
-
-
 def main(cfg: DictConfig) -> float:
-    """Returns linear top-1 for sweeps, or kNN's if linear did not run; where an image may have several labels logistic
-    or kNN mAP."""
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # temporary files are removed
-    found = evaluate(cfg)
-    keys = ("linear_top1", "knn_top1", "logistic_map", "knn_map")
-    return float(next((found[key] for key in keys if key in found), "nan"))
+    from siamese.commands import eval  # torch takes seconds to import: Hydra reports its errors first
+
+    return eval.main(cfg)
 
 
 if __name__ == "__main__":

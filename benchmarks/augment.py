@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -40,9 +39,9 @@ class Photos(torch.utils.data.Dataset[Any]):
     """PIL images through lightly's transform, as in its examples."""
 
     def __init__(self, images: np.ndarray, size: int, length: int):
-        from lightly.transforms import SimCLRTransform
+        from lightly.transforms.simclr_transform import SimCLRTransform
 
-        small = {"cj_strength": 0.5, "gaussian_blur": 0.0} if size == 32 else {}
+        small: dict[str, Any] = {"cj_strength": 0.5, "gaussian_blur": 0.0} if size == 32 else {}
         self.images, self.length = images, length
         self.transform = SimCLRTransform(input_size=size, **small)
 
@@ -131,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -8,18 +8,17 @@ Trains the small network on 10,000 images of 16 pixels around one base setting (
 time (`FACTORS`), and judges each run by kNN and linear on the VALIDATION split. Prints one markdown table. Runs that
 are finished in --folder are not repeated, one that was interrupted continues: call it again after an interruption.
 Another base, in overrides, needs another --folder. A run of two views took 100 s of one core's time, and the grid has
-the work of twelve, with --all that of 24.
+the work of 15, with --all that of 27.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from runs import shown, trained
+
 BASE = {
     "method": "lejepa", "data.crop": "16", "data.train_images": "10000", "backbone": "small",
     "backbone.widths": "[16,32,64,128]", "batch_size": "256", "epochs": "10", "optimizer": "adamw",
@@ -28,7 +27,7 @@ BASE = {
 }  # fmt: skip
 POOLED = {"method.centre": "global", "method.regularizer.t_max": "3", "method.regularizer.pool_views": "true"}
 # Factor -> value -> what it changes. With two views, both global, the centres of all forms are the same.
-FACTORS = {
+FACTORS: dict[str, dict[str, dict[str, str]]] = {
     "base": {"the paper's form, rate 2e-3, decay 1e-2, 256 slices, lambda 0.05, 2 views, 512-512-64": {}},
     "form": {
         "lightly: [-3, 3]": {"method.centre": "global", "method.regularizer.t_max": "3"},
@@ -40,8 +39,10 @@ FACTORS = {
     "slices": {"64": {"method.regularizer.slices": "64"}},
     "views": {"4, centre of all": {"augment.views": "[{count:4}]"}},
     "projector": {"512-512-256": {"method.output_dim": "256"}},
+    "together": {"4 views, lambda 0.01": {"augment.views": "[{count:4}]", "method.weight": "0.01"}},
+    "for comparison": {"SimCLR, 2 views": {"method": "simclr"}},
 }
-FURTHER = {  # with --all
+FURTHER: dict[str, dict[str, dict[str, str]]] = {  # with --all
     "form": {
         "the statistic without N": {"method.regularizer.times_samples": "false"},
         "VISReg, lambda 0.9": {"method": "visreg", "method.weight": "0.9"},
@@ -58,26 +59,11 @@ FURTHER = {  # with --all
 }
 
 
-def train(folder: Path, settings: dict[str, str], overrides: list[str]) -> dict[str, float]:
+def train(folder: Path, settings: dict[str, str], overrides: list[str]) -> dict[str, Any]:
     """The figures of a run, which is trained if it is not there."""
-    file = folder / "summary.json"
-    if not (file.is_file() and json.loads(file.read_text())["finished"]):
-        given = [*(f"{key}={value}" for key, value in settings.items()), *overrides, f"run_dir={folder}", "resume=auto"]
-        done = subprocess.run(
-            [sys.executable, ROOT / "train.py", *given], capture_output=True, text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "ssl")},
-        )  # fmt: skip
-        if done.returncode:
-            raise SystemExit(f"{' '.join(given)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
-    summary = json.loads(file.read_text())
+    summary = trained(folder, *(f"{key}={value}" for key, value in settings.items()), *overrides)
     figures = {key: summary[key] for key in ("knn_top1", "linear_top1", "train_seconds")}
     return figures | {name: (row["knn_top1"], row["linear_top1"]) for name, row in summary["baselines"].items()}
-
-
-def shown(values: list[float]) -> str:
-    """Top-1 in per cent: the mean, and the standard deviation of several seeds."""
-    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{spread}"
 
 
 def main() -> None:
@@ -88,7 +74,8 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="the further values, too")
     a, overrides = parser.parse_known_args()
     grid = {name: FACTORS.get(name, {}) | (FURTHER.get(name, {}) if a.all else {}) for name in {**FACTORS, **FURTHER}}
-    lines, seeds = [], a.seeds.split(",")
+    seeds = a.seeds.split(",")
+    lines: list[str] = []
     for factor in a.only.split(",") if a.only else grid:
         for i, (value, changed) in enumerate(grid[factor].items()):
             where = Path(a.folder) / f"{factor.replace(' ', '_')}_{i}"

@@ -70,8 +70,8 @@ def on_disk(samples: int, dim: int) -> None:
         x = np.lib.format.open_memmap(f"{folder}/x.npy", "w+", np.float16, (samples, dim))
         y, rng = torch.arange(samples) % 10, np.random.default_rng(0)
         means = rng.standard_normal((10, dim), dtype=np.float32)
-        for start in range(0, samples, 10_000):
-            part = slice(start, start + 10_000)
+        for first in range(0, samples, 10_000):
+            part = slice(first, first + 10_000)
             noise = 8 * rng.standard_normal((len(y[part]), dim), dtype=np.float32)
             x[part] = means[y[part].numpy()] + noise
         x.flush()

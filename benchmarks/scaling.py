@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from siamese.data import Loader, Split
+from siamese.data import Loader, Split, TensorImages
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,7 +62,8 @@ def train(method: str, accelerator: str, processes: int, batch: int, epochs: int
 
 def batches(images: int, batch: int = 256, steps: int = 200) -> dict[str, float]:
     """Seconds to the first batch of an epoch, and milliseconds of each of the next."""
-    part = Split(torch.zeros(1, 3, 32, 32, dtype=torch.uint8).expand(images, -1, -1, -1), torch.zeros(images).long())
+    pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    part = Split(TensorImages(pixels.expand(images, -1, -1, -1)), torch.zeros(images).long())
     loader = Loader(part, batch, shuffle=True, resident=True)
     out = {}
     for epoch in range(2):  # the first warms up

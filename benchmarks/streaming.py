@@ -18,11 +18,10 @@ import multiprocessing
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +100,20 @@ def resizers(view: View, mode: str) -> dict[str, Callable[[np.ndarray, tuple[int
 
     def compiled(pixels: np.ndarray, box: tuple[int, int, int, int]) -> Any:
         x = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-        params = view.draw(1, *pixels.shape[:2], generator=torch.Generator())
+        params = view.draw(1, pixels.shape[0], pixels.shape[1], generator=torch.Generator())
         params.box = torch.tensor([box])
         return view.render(x, params)
 
     interpolation: Any = mode
-    ours = lambda pixels, box: cut(pixels, Region(*box, SIZE, interpolation))  # noqa: E731
+
+    def ours(pixels: np.ndarray, box: tuple[int, int, int, int]) -> Any:
+        top, left, height, width = box
+        return cut(pixels, Region(top, left, height, width, SIZE, interpolation))
+
     return {"cut (torch)": ours, "torchvision v2": transforms, "Pillow": pillow, "views.cpp": compiled}
 
 
-def microseconds(contenders: dict[str, Callable[[Any], Any]], inputs: list[Any], rounds: int) -> dict[str, float]:
+def microseconds(contenders: Mapping[str, Callable[[Any], Any]], inputs: list[Any], rounds: int) -> dict[str, float]:
     """Median time on a core of a call; the contenders take turns at each input."""
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
@@ -157,7 +160,7 @@ def crops(files: list[Path], views: Views, a: argparse.Namespace) -> Iterator[li
 def lightly(files: list[Path], views: Views, a: argparse.Namespace) -> Iterator[list[Tensor]]:
     """Stock lightly."""
     from lightly.data import LightlyDataset
-    from lightly.transforms import SimCLRTransform
+    from lightly.transforms.simclr_transform import SimCLRTransform
 
     data = LightlyDataset(str(files[0].parent), transform=SimCLRTransform(input_size=SIZE))
     for pair, *_ in loader(data, a):
@@ -270,4 +273,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

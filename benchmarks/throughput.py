@@ -60,7 +60,7 @@ def config(a: argparse.Namespace, method: str, folder: str) -> DictConfig:
         f"trainer={'gpu' if a.device == 'cuda' else 'cpu'}",
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        target = get_class(compose("train", [f"method={method}"]).method._target_)
+        target: Any = get_class(compose("train", [f"method={method}"]).method._target_)
         if target.needs_vit:
             overrides.append("backbone=small_vit")
         takes = arguments(target)

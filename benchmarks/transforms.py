@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import platform
 import statistics
-import sys
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -83,7 +82,8 @@ class TorchvisionViews(Views):
         self.pool = ProcessPoolExecutor(workers, apart, _start, ([transform(view) for view in self.views],))  # type: ignore[arg-type]
         self.start(rank=0)
 
-    def forward(self, images: Tensor, aspect_ratio: Tensor | None = None) -> list[Tensor]:
+    def forward(self, images: Tensor | list[Tensor], aspect_ratio: Tensor | None = None) -> list[Tensor]:
+        assert isinstance(images, Tensor)  # no crops from files
         parts = images.cpu().chunk(self.workers)
         seeds = torch.randint(2**31, (len(parts),), generator=self.generator).tolist()
         made = list(self.pool.map(_views, zip(parts, seeds, strict=True)))
@@ -132,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,17 +12,14 @@ alpha-ReQ read of isotropic noise, N samples of D dimensions. Few samples alone 
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from runs import run
 from scipy.stats import spearmanr
 
 from siamese.probes import metrics
 
-ROOT = Path(__file__).resolve().parents[1]
 FIGURES = (
     "feature_rank",
     "feature_std",
@@ -87,13 +84,6 @@ def noise() -> None:
 
 def rank(pairs: list[tuple[float, float]]) -> float:
     return float(spearmanr(*zip(*pairs, strict=True)).statistic)
-
-
-def run(script: str, *arguments: str) -> None:
-    done = subprocess.run([sys.executable, str(ROOT / script), *arguments], capture_output=True, text=True,
-                          env={**os.environ, "COLUMNS": "160"})  # fmt: skip
-    if done.returncode:
-        sys.exit(f"{script} {' '.join(arguments)}: {done.stderr}")
 
 
 if __name__ == "__main__":

@@ -179,6 +179,8 @@ def test_xavier_start_has_queries_keys_and_values_apart():
             r"backbone.patch_size=5: does not divide the 32 pixels.*1, 2, 4, 8, 16, 32",
         ),
         ({"image_size": 30}, r"backbone.patch_size=auto: does not divide the 30 pixels"),
+        ({"image_size": 131}, r"does not divide the 131 pixels of the views; choose another data.crop"),
+        ({"image_size": 262, "patch_size": 1}, r"more than 128 patches; choose another data.crop"),
         ({"heads": 5}, r"backbone.width=192: must be a multiple of backbone.heads=5; try 180"),
         ({"width": 18, "heads": 3, "position": "sincos"}, r"backbone.width=18: .*heads=3 and of 4; try 12"),
     ],

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from siamese import environment
 from siamese.backbones import SmallResNet
 from siamese.environment import channels_last
 
@@ -43,3 +44,16 @@ def test_freed_block_is_reused():
         done = subprocess.run([sys.executable, "-c", BLOCKS, how], capture_output=True, text=True, check=True)
         faults[how] = int(done.stdout)
     assert faults["keep"] < faults["leave"] / 2  # one of the four may have had to find another place
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["/x/bin/siamese", "eval", "ckpt=a b"], "siamese eval 'ckpt=a b'"),
+        (["/x/siamese/__main__.py", "list"], "siamese list"),
+        (["/x/train.py", "seed=1"], "python train.py seed=1"),
+    ],
+)
+def test_command_line(monkeypatch, words, told):
+    monkeypatch.setattr("sys.argv", words)
+    assert environment.command_line() == told

@@ -11,14 +11,16 @@ FLOORS = (
     ("errors", "options"),
     ("paths", "output", "files", "schema"),
     ("config", "recipe", "environment", "distributed"),
-    ("batchnorm", "run_dir", "checkpoints"),
+    ("batchnorm", "run_dir", "checkpoints", "pages"),
     ("augment", "backbones", "losses", "optim"),
     ("data",),
     ("methods", "probes"),
     ("factory",),
     ("training", "evaluation"),
-    ("sweep", "inspection"),
+    ("sweep", "inspection", "handoff"),
+    ("commands", "api"),
     ("cli",),
+    ("__main__",),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 

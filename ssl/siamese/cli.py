@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese import output
-from siamese.errors import RunAborted, UserError
-from siamese.options import CONF, options
+from siamese.errors import RunAborted, UserError, printable
+from siamese.options import CONF, is_group, options, own_conf
 from siamese.schema.check import hints
 from siamese.schema.groups import EvalData
 from siamese.schema.messages import all_keys, explain
@@ -27,7 +27,7 @@ from siamese.schema.messages import all_keys, explain
 
 def _is_group_without_option(argument: str) -> bool:
     group, equals, value = argument.partition("=")
-    return bool(equals) and (CONF / group).is_dir() and not isinstance(yaml.safe_load(value), (str, list))
+    return bool(equals) and is_group(group) and not isinstance(yaml.safe_load(value), (str, list))
 
 
 def moved_groups(arguments: Sequence[str]) -> list[str]:
@@ -71,8 +71,29 @@ def _quoted(text: str) -> str:
     return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
 
 
-def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
+def searchpath(arguments: Sequence[str]) -> list[str]:
+    """The override by which Hydra finds the options of the user's `conf/` as well, whose `_target_`s may be modules
+    beside it; nothing if there is none or the command line has its own search path."""
+    own = own_conf()
+    if own is None or any(a.startswith("hydra.searchpath=") for a in arguments):
+        return []
+    if str(own.parent) not in sys.path:
+        sys.path.append(str(own.parent))  # last, so that it hides no module
+    return [f"hydra.searchpath=[{QuotedString(f'file://{own}', Quote.single).with_quotes()}]"]
+
+
+def with_searchpath(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the override of `searchpath` among the others: argparse takes none after an option that
+    follows overrides."""
+    at = next((i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))
+    return [*arguments[:at], *searchpath(arguments), *arguments[at:]]
+
+
+def run(task: Callable[[DictConfig], Any], config_name: str, arguments: Sequence[str] | None = None) -> None:
     """Compose `conf/<config_name>.yaml` with the command line and run `task` with it.
+
+    Args:
+        arguments: settings; None: all words of the command line after the script.
 
     Exit codes: 0 done, 1 a crash, an aborted run or a failed trial, 2 a user's mistake, 128 + the signal's number (130
     for Ctrl-C) interrupted.
@@ -80,20 +101,24 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra lets exceptions through
     output.protect()
     if not (CONF / f"{config_name}.yaml").is_file():
-        _end(f"{CONF}/{config_name}.yaml is missing; keep the folder conf of the checkout where it was", 2)
-    arguments = sys.argv[1:]
+        missing = f"{CONF}/{config_name}.yaml is missing"
+        _end(f"{missing}; install the package again, or keep the checkout's folder conf where it was", 2)
+    typed = sys.argv[1:]
+    arguments = list(typed if arguments is None else arguments)
 
     @functools.wraps(task)
     def polite(cfg: DictConfig) -> Any:
-        sys.argv[1:] = arguments  # as the user typed them
+        sys.argv[1:] = typed
         return _carry_out(task, cfg)
 
     try:
-        if config_name == "eval_linear":
-            sys.argv[1:] = moved_groups(arguments)
+        composed = moved_groups(arguments) if config_name != "train" else arguments
+        sys.argv[1:] = with_searchpath(composed)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(polite)()
     except UserError as error:
         _end(str(error), 2)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _end(f"conf: a yaml cannot be read ({printable(str(error))}); correct the file", 2)
     except (HydraException, OmegaConfBaseException) as error:
         _end(str(explain(error, arguments, _known_keys(config_name, arguments))), 2)
     except ValueError as error:
@@ -111,7 +136,17 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> None:
     sys.exit(sweep.exit_code)
 
 
-def _carry_out(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+def run_words(task: Callable[[Sequence[str]], Any], words: Sequence[str]) -> None:
+    """Run a command that has no config with its words; exit codes as `run`."""
+    output.protect()
+    try:
+        _carry_out(task, words)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _carry_out(task: Callable[[Any], Any], cfg: Any) -> Any:
     """Run the task. Exceptions end the process here, because Hydra adds lines to those that leave the task."""
     try:
         return task(cfg)
@@ -144,7 +179,8 @@ def _known_keys(config_name: str, arguments: Sequence[str]) -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    chosen = [a for a in arguments if re.fullmatch(r"[a-z_/]+=[a-z0-9_/]+", a) and (CONF / a.split("=")[0]).is_dir()]
+    chosen = [a for a in arguments if re.fullmatch(r"[a-z_/]+=[a-z0-9_/]+", a) and is_group(a.split("=")[0])]
+    chosen += searchpath(arguments)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             cfg = compose(config_name, overrides=chosen)

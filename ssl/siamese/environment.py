@@ -3,9 +3,11 @@
 import ctypes
 import platform
 import resource
+import shlex
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -77,3 +79,10 @@ def channels_last(network: nn.Module) -> nn.Module:
     if any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 16 for c in convolutions):
         return network
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def command_line() -> str:
+    """The command that started this process, as a person types it."""
+    script = Path(sys.argv[0]).name
+    words = ["siamese"] if script in ("siamese", "__main__.py") else ["python", script]
+    return shlex.join([*words, *sys.argv[1:]])

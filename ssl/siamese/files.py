@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from siamese.errors import RunAborted
+from siamese.errors import RunAborted, UserError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -73,3 +74,56 @@ def reserve(file: int, size: int) -> None:
     except OSError as error:
         if error.errno in NO_ROOM:  # other errors: the file system cannot allocate
             raise
+
+
+class FolderLock:
+    """An exclusive lock on a folder, held until `release`.
+
+    It is a record lock on the file `.lock`. The system releases it when the process ends, and child processes do not
+    inherit it. A file system without locks gives no protection.
+
+    Args:
+        folder: created if missing.
+        setting: names it in messages.
+
+    Raises:
+        UserError: another process holds the lock, or the folder cannot be written to.
+    """
+
+    def __init__(self, folder: Path, setting: str):
+        self.created = not folder.exists()
+        self.file = folder / ".lock"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise UserError(setting, f"cannot be written to ({error})", "choose another folder") from error
+        if not self._locked():
+            os.close(self.descriptor)
+            raise UserError(setting, "in use by another process", "wait for it, or choose another folder")
+
+    def _locked(self) -> bool:
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+        # The previous holder may have removed the file since we opened it; a third process would then lock a new file.
+        return self.file.exists() and os.path.samestat(os.fstat(self.descriptor), self.file.stat())
+
+    def release(self) -> None:
+        """Release the lock; remove the directory if we created it and it is empty."""
+        if self.descriptor < 0:
+            return
+        self.file.unlink(missing_ok=True)
+        os.close(self.descriptor)
+        self.descriptor = -1
+        if self.created:
+            with contextlib.suppress(OSError):  # not empty
+                self.file.parent.rmdir()
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()

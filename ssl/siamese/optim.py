@@ -144,6 +144,20 @@ def split_groups(groups: Iterable[dict[str, Any]], weight_decay: float) -> list[
     return out
 
 
+def scaled_groups(groups: Iterable[dict[str, Any]], network: nn.Module, lr_scale: float) -> list[dict[str, Any]]:
+    """Split each group: the parameters of `network` get ``lr_scale``. Unchanged if it is 1."""
+    if lr_scale == 1:
+        return list(groups)
+    own, out = {id(p) for p in network.parameters()}, []
+    for group in groups:
+        params = list(group["params"])
+        for inside in (True, False):
+            part = [p for p in params if (id(p) in own) == inside]
+            if part:
+                out.append({**group, "params": part, **({"lr_scale": lr_scale} if inside else {})})
+    return out
+
+
 ALGORITHM_OWN = {"params": "nothing", "lr": "optimizer.lr=", "weight_decay": "optimizer.weight_decay="}
 
 
@@ -160,6 +174,7 @@ class OptimizerRecipe:
         warmup_at_most: upper bound of the warm-up, as a fraction of the training.
         final_weight_decay: of the last step, reached along half a cosine (DINO, arXiv:2104.14294, section 3.2); None:
             the weight decay is constant.
+        backbone_lr_scale: factor of the backbone's learning rate, for weights that are trained already.
     """
 
     algorithm: Annotated[Callable[..., Optimizer], Built(own=ALGORITHM_OWN, partial=True)]
@@ -173,6 +188,7 @@ class OptimizerRecipe:
     milestones: Sequence[Natural] = ()
     warmup_at_most: Probability = 1.0
     final_weight_decay: NonNegative | None = None
+    backbone_lr_scale: Positive = 1.0
 
     def warmup(self, epochs: int) -> float:
         """Epochs of warm-up in a training of `epochs`."""
@@ -206,7 +222,8 @@ class OptimizerRecipe:
     def build(
         self, groups: Sequence[dict[str, Any]], global_batch: int, steps_per_epoch: int, epochs: int
     ) -> tuple[Optimizer, LambdaLR]:
-        """The optimiser and its schedule; a group with ``fixed_lr`` stays at the peak after the warm-up."""
+        """The optimiser and its schedule; a group with ``fixed_lr`` stays at the peak after the warm-up, one with
+        ``lr_scale`` has its rates times that."""
         fixed = [bool(group.get("fixed_lr")) for group in groups]
         groups = [{**group, "fixed_lr": f} for group, f in zip(groups, fixed, strict=True)]
         if self.exclude_bias_and_norm:
@@ -215,7 +232,9 @@ class OptimizerRecipe:
             groups = [{**group, "weight_decay": self.weight_decay} for group in groups]
         if self.final_weight_decay is not None:
             groups = [{**group, "decays": group.get("adapt", True)} for group in groups]
-        optimizer = self.algorithm(groups, lr=self.peak_lr(global_batch))
+        peak = self.peak_lr(global_batch)
+        groups = [{**group, "lr": peak * group["lr_scale"]} if "lr_scale" in group else group for group in groups]
+        optimizer = self.algorithm(groups, lr=peak)
 
         def factor(schedule: str) -> Callable[[int], float]:
             return lambda step: lr_factor(

@@ -7,7 +7,8 @@ from typing import TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKED = Path(__file__).resolve().parent / "conf"  # in an installed package
+CONF = PACKED if PACKED.is_dir() else Path(__file__).resolve().parents[2] / "conf"
 NESTED = ("loss", "regularizer", "teacher")  # groups within an option of another group
 T = TypeVar("T")
 
@@ -18,14 +19,36 @@ def by_epochs(epochs: int, table: Mapping[int, T]) -> T:
     return table[max(e for e in table if e <= epochs)]
 
 
+def own_conf() -> Path | None:
+    """`conf/` of the current directory, whose options stand beside ours, if it has a group of ours. It is None in a
+    checkout, where it is ours."""
+    own = Path.cwd() / "conf"
+    if not (own.is_dir() and CONF.is_dir()):
+        return None
+    groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    has_group = any(folder.name in groups for folder in own.iterdir())
+    return own if has_group and not own.samefile(CONF) else None
+
+
+def roots() -> list[Path]:
+    """The folders that hold options: ours, and the user's."""
+    own = own_conf()
+    return [CONF] if own is None else [CONF, own]
+
+
+def is_group(name: str) -> bool:
+    """Whether `name=` chooses an option."""
+    return any((root / name).is_dir() for root in roots())
+
+
 def protocols() -> list[str]:
     """Protocols of eval_linear.py: a protocol is a folder in conf/eval with an option `default`."""
-    return sorted(file.parent.name for file in (CONF / "eval").glob("*/default.yaml"))
+    return sorted({file.parent.name for root in roots() for file in (root / "eval").glob("*/default.yaml")})
 
 
 def options(group: str) -> list[str]:
     """What `group=` may be."""
-    found = [f.relative_to(CONF / group).with_suffix("") for f in (CONF / group).rglob("*.yaml")]
+    found = [f.relative_to(root / group).with_suffix("") for root in roots() for f in (root / group).rglob("*.yaml")]
     nested = (*NESTED, *protocols()) if group == "eval" else NESTED
     names = {str(f) for f in found if not f.name.startswith("_") and f.parts[0] not in nested}
     return sorted(names | {"all", *protocols()} if group == "eval" else names)

@@ -11,11 +11,13 @@ from siamese.schema.saved import ADDED, upgraded
 # Keys that may change when a run is resumed: length, place, monitoring, and how data reach the device. A name that
 # ends in a dot or an underscore is a prefix.
 RESUME_MUTABLE_KEYS = (
-    "mode", "epochs", "run_dir", "resume", "overwrite", "init_from", "deterministic", "compile", "on_", "checkpoint.",
-    "monitor.", "logger.", "probe.", "augment.compiled", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
-    "trainer.strategy", "trainer.log_every_n_steps", "trainer.deterministic", "trainer.accumulate_grad_batches",
-    "data.path", "data.test_path", "data.download", "data.packed", "data.resident", "data.workers", "data.epochs",
-    "data.batch_size", "data.show", "data.labels", "data.list", "augment_scale.", "augment_recipe.",
+    "mode", "epochs", "run_dir", "resume", "overwrite", "report", "init_from", "deterministic", "compile", "on_",
+    "checkpoint.", "monitor.", "logger.", "probe.", "augment.compiled", "trainer.accelerator", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.deterministic",
+    "trainer.accumulate_grad_batches", "data.path", "data.test_path", "data.download", "data.packed", "data.resident",
+    "data.workers", "data.epochs", "data.batch_size", "data.show", "data.labels", "data.list", "augment_scale.",
+    "augment_recipe.",
+    "method.teacher.file", "callbacks.",
 )  # fmt: skip
 MEASURED_KEYS = ("channels", "value_range", "mean", "std")  # keys of `data` that auto takes from the images
 

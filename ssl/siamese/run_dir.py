@@ -1,8 +1,5 @@
 """The run folder: choose it, check that it holds no other run, lock it, write the config into it."""
 
-import contextlib
-import errno
-import fcntl
 import json
 import os
 from datetime import datetime
@@ -14,14 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from siamese.config import in_sweep
 from siamese.distributed import is_rank_zero
 from siamese.errors import UserError
-from siamese.files import write
+from siamese.files import FolderLock, write
 from siamese.paths import expand_path
 
 # The files that a run writes. A folder that has one of these holds a run, and overwriting removes only these. The
 # folders of wandb's own runs stay.
 WRITTEN = (
-    *("config.yaml", "summary.json", "results.json", "metrics.csv", "views.png"),
-    *("config.tmp", "summary.tmp", "results.tmp", "metrics.tmp"),
+    *("config.yaml", "summary.json", "results.json", "metrics.csv", "views.png", "report.html", "report.json"),
+    *("config.tmp", "summary.tmp", "results.tmp", "metrics.tmp", "report.tmp"),
     *("checkpoints/last.ckpt", "checkpoints/previous.ckpt", "checkpoints/last.tmp", "checkpoints/previous.tmp"),
     *("tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml"),
 )
@@ -96,11 +93,8 @@ def check(folder: Path, resume: bool | str | None, overwrite: bool) -> bool:
     return bool(resume) and saved
 
 
-class RunDirLock:
-    """An exclusive lock on a run folder, held until `release`.
-
-    It is a record lock on the file `.lock`. The system releases it when the process ends, and child processes do not
-    inherit it. A file system without locks gives no protection.
+class RunDirLock(FolderLock):
+    """A lock on a run folder.
 
     Args:
         folder: created if missing.
@@ -111,54 +105,19 @@ class RunDirLock:
     """
 
     def __init__(self, folder: Path, resume: bool | str | None, overwrite: bool):
-        self.created = not folder.exists()
-        self.file = folder / ".lock"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            raise UserError(f"run_dir={folder}", f"cannot be written to ({error})", "choose another folder") from error
-        if not self._locked():
-            os.close(self.descriptor)
-            raise UserError(f"run_dir={folder}", "in use by another process", "wait for it, or choose another folder")
+        super().__init__(folder, f"run_dir={folder}")
         try:
             check(folder, resume, overwrite)
         except UserError:
             self.release()
             raise
 
-    def _locked(self) -> bool:
-        try:
-            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-        # The previous holder may have removed the file since we opened it; a third process would then lock a new file.
-        return self.file.exists() and os.path.samestat(os.fstat(self.descriptor), self.file.stat())
-
-    def release(self) -> None:
-        """Release the lock; remove the directory if we created it and it is empty."""
-        if self.descriptor < 0:
-            return
-        self.file.unlink(missing_ok=True)
-        os.close(self.descriptor)
-        self.descriptor = -1
-        if self.created:
-            with contextlib.suppress(OSError):  # not empty
-                self.file.parent.rmdir()
-
-    def __enter__(self) -> "RunDirLock":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.release()
-
 
 def finished(folder: Path, epochs: int) -> bool:
-    """Whether the run in `folder` has finished at least `epochs` epochs and its closing table."""
+    """Whether the run in `folder` has finished at least `epochs` epochs, or stopped early, and its closing table."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return bool(summary["finished"] and summary["epochs"] >= epochs)
+        return bool(summary["finished"] and (summary["epochs"] >= epochs or summary.get("stopped_early")))
     except (OSError, ValueError, KeyError):
         return False
 

@@ -173,7 +173,12 @@ def dino_wrapped(net):
     return {"teacher": prefixed("module.backbone.", net) | prefixed("module.head.", mlp(384, 16))}
 
 
-VITS = {mae_file: "MAE, plain", dino_file: "official DINO, the teacher", dino_wrapped: "official DINO", plain: "plain"}
+VITS = {
+    mae_file: "MAE, plain",
+    dino_file: "official DINO, the teacher",
+    dino_wrapped: "file of DistributedDataParallel (DINO",
+    plain: "plain",
+}
 
 
 @pytest.mark.parametrize("layout", VITS, ids=lambda f: f.__name__)

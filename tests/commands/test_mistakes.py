@@ -66,18 +66,22 @@ MISTAKES = [
     ("method=swav method.queue_size=100", "method.queue_size=100", "batch_size=64"),
     ("method=distill", "method.teacher.file=null", "give a checkpoint"),
     ("method=distill method.teacher.file=nowhere.ckpt", "method.teacher.file=nowhere.ckpt", "is not a file"),
-    ("method=distill method/teacher=timm method.teacher.name=resnet19", "backbone.name=resnet19", "did you mean"),
+    ("method=distill method/teacher=timm method.teacher.name=resnet19", "method.teacher.name=resnet19", "did you mean"),
     (
         "method=dino backbone=small_vit data.crop=32 augment.views=[{count:2},{size:18}]",
         "augment.views: 18 pixels",
         "backbone=small_vit cannot take them",
     ),
     ("method=swav method.prototypes=1", "method.prototypes=1", "2"),
-    ("method=simclr backbone=vit_tiny backbone.patch_size=1 data.crop=200", "backbone.patch_size=1", "give 2 or more"),
+    (
+        "method=simclr backbone=vit_tiny backbone.patch_size=1 data.crop=200",
+        "backbone.patch_size=1",
+        "give one of 2, 4, 5",
+    ),
     ("method=mae", "backbone=small", "method=mae needs a Vision Transformer; give backbone=vit_tiny, vit_small,"),
     ("method=mae backbone=small_vit method.mask_ratio=0.99", "method.mask_ratio=0.99", "masks 16 of 16 patches"),
     ("method=mae backbone=small_vit method.decoder_heads=5", "method.decoder_width=96", "multiple of method.decoder_h"),
-    ("method=mae backbone=small_vit augment.size=16", "augment.size=16", "the backbone is built for 8"),
+    ("method=mae backbone=small_vit augment.size=16", "augment.views=1 x 16", "the backbone is built for 8"),
     ("method=mae backbone=small_vit augment.views=[{},{}]", "augment.views=2 x 8", "takes 1 view of one size"),
     ("method=simsiam backbone=small_vit backbone.patch_size=3", "backbone.patch_size=3", "the 8 pixels of the views"),
     ("method=simsiam backbone=small_vit backbone.heads=5", "backbone.width=96", "a multiple of backbone.heads=5"),
@@ -163,7 +167,7 @@ def test_missing_conf_folder_is_reported(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "ssl")}
     done = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
+    missing = f"{tmp_path}/conf/train.yaml is missing"
     assert (
-        done.stderr
-        == f"error: {tmp_path}/conf/train.yaml is missing; keep the folder conf of the checkout where it was\n"
+        done.stderr == f"error: {missing}; install the package again, or keep the checkout's folder conf where it was\n"
     )

@@ -23,6 +23,8 @@ def test_train_then_evaluate(command, tiny, tmp_path):
         "checkpoints",
         "config.yaml",
         "metrics.csv",
+        "report.html",
+        "report.json",
         "summary.json",
         "views.png",
     ]
@@ -54,7 +56,7 @@ def test_evaluation_does_not_change_the_backbone(session, evaluation):
 
 
 def test_train_returns_the_validation_figure(config, tiny, tmp_path):
-    import train
+    from siamese.commands import train
 
     value = train.train(config(*tiny, f"run_dir={tmp_path / 'r'}"))
     assert value == json.loads((tmp_path / "r" / "summary.json").read_text())["linear_top1"]

@@ -202,7 +202,9 @@ def lejepa(method, views, centred, regularised, weight):
     """(1 - lambda) of the spread around the mean of `centred` views, lambda of the mean over views of a statistic."""
     z = method.projector(method.backbone(torch.cat(views))).chunk(len(views))
     mu = sum(z[:centred]) / centred
-    slices = losses.random_slices(z[0].shape[1], 1024, (0, 0, 0), z[0])  # the recipe's key of the first step
+    slices = losses.random_slices(
+        z[0].shape[1], 256 if weight == 0.01 else 1024, (0, 0, 0), z[0]
+    )  # the recipe's key of the first step
     spread = torch.stack([(mu - one) ** 2 for one in z]).mean()
     return (1 - weight) * spread + weight * sum(regularised(one, one @ slices, slices) for one in z) / len(z)
 
@@ -234,8 +236,7 @@ def visreg(method, views, weight):
 
 def mae(method, views, temperature):
     (x,) = views
-    torch.manual_seed(1)
-    return mae_loss(method, x, torch.rand(len(x), 16).argsort(1))
+    return mae_loss(method, x, method.draw(len(x), x.device))
 
 
 # The optimisers' first step, in its own terms: (weight, gradient, rate, decay) to the change of the weight.
@@ -310,7 +311,7 @@ SOURCES = {
     "imagenet/nnclr": (nnclr, 0.1, lars, 0.3 * 4096 / 256, 1e-6),
     "imagenet/swav": (swav, 0.1, larc, 4.8, 1e-6),
     "imagenet/dino": (dino, 0.1, adamw, 5e-4 * 1024 / 256, 0.04),
-    "cifar10/lejepa": (sigreg, 0.05, adamw_all, 5e-4, 1e-2),
+    "cifar10/lejepa": (sigreg, 0.01, adamw_all, 2e-3, 1e-2),
     "cifar10/visreg": (visreg, 0.6, adamw_all, 1e-3, 0.05),
     "imagenet/lejepa": (sigreg, 0.05, adamw_all, 5e-4, 0.05),
     "cifar10/solo_learn/mae": (mae, None, adamw_all, 2e-4, 0.05),

@@ -26,13 +26,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from paths import ROOT
 from PIL import Image
 
+from siamese.__main__ import COMMANDS
 from siamese.cli import moved_groups
 from siamese.evaluation.settings import Given, composed
-from siamese.schema import check_eval, check_train
+from siamese.schema import check_embed, check_eval, check_export, check_train
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARK = re.compile(r"<!-- (run|compose|shell: \S.*) -->")
-SCRIPTS = {"train.py": ("train", check_train), "eval_linear.py": ("eval_linear", check_eval)}
+CHECKS = {"train": check_train, "eval_linear": check_eval, "embed": check_embed, "export": check_export}
+SCRIPTS = {"train.py": "train", "eval_linear.py": "eval_linear"}
 TRAIN = (
     "epochs=1",
     "backbone=small",
@@ -114,7 +116,9 @@ def test_few_blocks_are_not_tried():
 
 
 def script_of(words: list[str]) -> tuple[str, list[str]]:
-    """The script of a command, which may follow python, torchrun or srun, and its arguments."""
+    """The script of a command, which may follow python, torchrun or srun, or `siamese COMMAND`; and its arguments."""
+    if words[0] == "siamese":
+        return f"siamese {words[1]}", words[2:]
     at = next(i for i, word in enumerate(words) if word.endswith((".py", ".sh")))
     return words[at], [re.sub(r"\$[A-Z_]+", "1234", word) for word in words[at + 1 :]]
 
@@ -134,10 +138,10 @@ def settings(overrides: list[str]) -> list[list[str]]:
 def check(config: str, overrides: list[str]) -> None:
     for trial in settings([o for o in overrides if o not in ("--cfg", "job")]):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            cfg = compose(config, overrides=moved_groups(trial) if config == "eval_linear" else trial)
-            if config == "eval_linear" and cfg.foreign:
+            cfg = compose(config, overrides=trial if config == "train" else moved_groups(trial))
+            if config != "train" and cfg.foreign:
                 composed("data= backbone= augment=", Given(cfg.foreign).overrides)
-        {"train": check_train, "eval_linear": check_eval}[config](cfg)
+        CHECKS[config](cfg)
 
 
 @pytest.mark.parametrize(("block", "words"), COMPOSED, ids=[f"{b} {' '.join(w)[-60:]}" for b, w in COMPOSED])
@@ -151,10 +155,14 @@ def test_commands_compose(block, words, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)  # restored at the end, whatever this test imports
         del sys.modules[module]
     script, arguments = script_of(words)
-    assert (ROOT / script).is_file(), f"{block}: {script} does not exist"
-    if script in SCRIPTS:
+    own = script.startswith("siamese ")
+    config = COMMANDS[script.removeprefix("siamese ")][0] if own else SCRIPTS.get(script)
+    if own and config is None:
+        return
+    assert own or (ROOT / script).is_file(), f"{block}: {script} does not exist"
+    if config is not None:
         where = [f"hydra.searchpath=[file://{tmp_path}/conf]"] if (tmp_path / "conf").is_dir() else []
-        check(SCRIPTS[script][0], [a for a in arguments if not a.startswith("hydra.searchpath=")] + where)
+        check(config, [a for a in arguments if not a.startswith("hydra.searchpath=")] + where)
         return
     source = (ROOT / script).read_text(encoding="utf-8")
     for option in (a for a in arguments if a.startswith("--")):
@@ -203,7 +211,9 @@ def stand_ins(folder: Path) -> None:
 def shortened(script: str, arguments: list[str], searchpath: Path) -> list[str]:
     """The arguments with overrides that make seconds of minutes."""
     words = list(arguments)
-    if script == "train.py":
+    if script in ("siamese report", "siamese list"):
+        return words
+    if script in ("train.py", "siamese train", "siamese check"):
         replaced = ("backbone=", "backbone.", "trainer=")
         words = [w for w in words if not w.startswith(replaced)] + list(TRAIN)
         if any(w.startswith("resume=") for w in words):
@@ -212,7 +222,7 @@ def shortened(script: str, arguments: list[str], searchpath: Path) -> list[str]:
             words += FILES
             if any(w.startswith("method=moco") for w in words):
                 words.append("method.queue_size=16")
-    elif not any(w.startswith(("eval=", "compare=")) for w in words):
+    elif script in ("eval_linear.py", "siamese eval") and not any(w.startswith(("eval=", "compare=")) for w in words):
         words += PROBES
     if searchpath.is_dir() and not any(w.startswith("hydra.searchpath=") for w in words):
         words.append(f"hydra.searchpath=[file://{searchpath}]")
@@ -235,10 +245,13 @@ def test_commands_run(page, tmp_path):
     }
     for block in (b for b in BLOCKS if b.page == page and b.mark == "run"):
         for words in block.commands:
-            assert words[0] == "python" and words[1] in SCRIPTS, f"{block}: only the two scripts are run"
-            arguments = shortened(words[1], words[2:], tmp_path / "conf")
+            script, arguments = script_of(words)
+            known = words[0] == "siamese" or (words[0] == "python" and script in SCRIPTS)
+            assert known, f"{block}: only the two scripts and siamese are run"
+            arguments = shortened(script, arguments, tmp_path / "conf")
+            start = ["-m", *script.split()] if words[0] == "siamese" else [str(ROOT / script)]
             done = subprocess.run(
-                [sys.executable, str(ROOT / words[1]), *arguments],
+                [sys.executable, *start, *arguments],
                 cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False,
             )  # fmt: skip
             assert done.returncode == 0, f"{block}: {shlex.join(words)}\n{done.stderr[-2000:]}"
@@ -297,9 +310,9 @@ def keys(node: dict, prefix: str = "") -> list[str]:
     return out
 
 
-@pytest.mark.parametrize("config", ["train", "eval_linear"])
+@pytest.mark.parametrize("config", CHECKS)
 def test_settings_page_lists_top_level_keys(config):
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    page = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("settings.md", "handoff.md"))
     primary = yaml.safe_load((ROOT / "conf" / f"{config}.yaml").read_text(encoding="utf-8"))
     own = {k: v for k, v in primary.items() if k not in ("defaults", "hydra")}
     missing = [key for key in keys(own) if f"`{key}" not in page]

@@ -6,9 +6,11 @@ import pytest
 import torch
 from lightly.models.modules import heads
 from method_cases import CLASSES, METHODS, NODES, SELF_SUPERVISED, make, paper, trainable, views
+from runs import interrupt
 from torch import nn
 
 from siamese.errors import RunAborted, UserError
+from siamese.methods.simsiam import SimSiam
 from siamese.schema import check_train
 
 
@@ -135,3 +137,22 @@ def test_method_that_sets_no_projection_is_stopped_in_one_line(session):
     run.method.loss = loss
     with pytest.raises(RunAborted, match=r"method=simsiam: loss\(\) must set self.projection"):
         run.fit()
+
+
+def test_micro_batches_are_numbered_within_their_step(session, monkeypatch):
+    """Also after an interruption within an epoch."""
+    seen = []
+    loss = SimSiam.loss
+
+    def recorded(self, views):
+        seen.append((self.step, self.micro_batch))
+        return loss(self, views)
+
+    monkeypatch.setattr(SimSiam, "loss", recorded)
+    given = ("method=simsiam", "trainer.accumulate_grad_batches=2", "monitor.every=0", "checkpoint.every_steps=3")
+    interrupt(session(*given), 13)
+    before = len(seen)
+    session(*given, "resume=true").fit()
+    expected = [(step, part) for step in range(22) for part in (0, 1)]
+    assert seen[:before] == expected[:before]
+    assert seen[before:] == expected[2 * seen[before][0] :]

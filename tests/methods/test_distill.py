@@ -8,6 +8,7 @@ from method_cases import Net, make, views
 from torch import nn
 from view_cases import PLAIN
 
+from siamese import factory
 from siamese.augment import View, Views
 from siamese.augment.views import Scaled
 from siamese.errors import UserError
@@ -162,7 +163,9 @@ def test_checkpoint_teacher_downloads_nothing(session, tmp_path, monkeypatch):
     torch.save(state, file)
     created = timm.create_model
     asked = []
-    monkeypatch.setattr(timm, "create_model", lambda *a, **k: (asked.append(k["pretrained"]), created(*a, **k))[1])
+    monkeypatch.setattr(
+        timm, "create_model", lambda *a, **k: (asked.append(k.get("pretrained", False)), created(*a, **k))[1]
+    )
     checkpoint_teacher(str(file))
     assert asked == [False]
 
@@ -171,3 +174,54 @@ def test_views_of_a_run_reach_the_teacher(config):
     made = Views(0, [{}], **PLAIN)
     method = make(config, "distill", "method.queue_size=12", views=made)
     assert method.teacher.converts
+
+
+def test_resumed_run_takes_its_teacher_from_another_place(session, tmp_path):
+    session(folder="teacher").fit()
+    file = tmp_path / "teacher" / "checkpoints" / "last.ckpt"
+    given = ("method=distill", "method.queue_size=64")
+    session(*given, f"method.teacher.file={file}", folder="student").fit()
+    file.rename(tmp_path / "moved.ckpt")
+    run = session(*given, f"method.teacher.file={tmp_path / 'moved.ckpt'}", "resume=true", "epochs=2", folder="student")
+    run.fit()
+    assert run.trainer.global_step == 2 * 22
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("method.teacher.name=resnt50", "method.teacher.name=resnt50: timm has no such model"),
+        ("+method.teacher.options.in_chans=x", "method.teacher.name=resnet50: cannot be built"),
+    ],
+)
+def test_mistakes_of_a_timm_teacher_name_its_keys(config, arguments, told):
+    given = ["method=distill", "method/teacher=timm", "method.teacher.pretrained=false", arguments]
+    with pytest.raises(UserError, match=f"^{told}"):
+        factory.method(config(*given), factory.backbone(config()), None)
+
+
+def test_weights_that_cannot_be_fetched_are_no_matter_of_size(config, monkeypatch):
+    import timm
+
+    made = timm.create_model
+
+    def offline(name, pretrained=False, **options):
+        if pretrained:
+            raise OSError("no route to the hub\nsecond line")
+        return made(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    given = ["method=distill", "method/teacher=timm", "method.teacher.name=resnet10t", "data.crop=32"]
+    told = r"method.teacher.name=resnet10t: its published weights cannot be loaded \(no route to the hub\)"
+    with pytest.raises(UserError, match=told):
+        factory.method(config(*given), factory.backbone(config()), None)
+
+
+def test_teacher_of_a_run_that_measured_nothing_is_refused(session, tmp_path):
+    run = session(folder="teacher")
+    run.fit()
+    state = torch.load(run.state.checkpoint, weights_only=True)
+    state["siamese"]["config"]["augment"]["mean"] = "auto"
+    torch.save(state, tmp_path / "odd.ckpt")
+    with pytest.raises(UserError, match="odd.ckpt: does not say how its images were normalised"):
+        checkpoint_teacher(str(tmp_path / "odd.ckpt"))

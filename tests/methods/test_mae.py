@@ -19,9 +19,7 @@ from siamese.losses import masked_pixels, patchify
 def test_loss_equals_the_papers_text(config, normalise, ratio):
     method = make(config, "mae", f"method.normalise_pixels={normalise}", f"method.mask_ratio={ratio}").double()
     x = torch.randn(5, 3, 8, 8, dtype=torch.float64)
-    torch.manual_seed(3)
     loss = method.loss([x])
-    torch.manual_seed(3)
     order = method.draw(5, x.device)
     expected = mae_loss(method, x, order)
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
@@ -45,13 +43,11 @@ def test_masked_pixels_do_not_reach_the_encoder(config):
     method.decoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     x = torch.randn(4, 3, 8, 8)
     for change in (0, 1):
-        torch.manual_seed(0)
         order = method.draw(4, x.device)
         patches = patchify(x, 2)
         hidden = torch.zeros(4, 16, 1).scatter(1, order[:, method.visible :, None], 1.0)
         changed = patches + change * hidden * torch.randn_like(patches)
         image = changed.view(4, 4, 4, 2, 2, 3).permute(0, 5, 1, 3, 2, 4).reshape(4, 3, 8, 8)
-        torch.manual_seed(0)
         method.loss([image])
         assert seen[-1][0].shape == (4, 1 + method.visible, 96)
     torch.testing.assert_close(seen[0][0], seen[1][0], rtol=0, atol=0)
@@ -123,3 +119,27 @@ def test_pooling_that_is_not_trained_is_refused(config):
         UserError, match=r"pools by layers that MAE does not train; give \+backbone.options.global_pool"
     ):
         instantiate(cfg.method, _partial_=True)(factory.backbone(cfg))
+
+
+def test_processes_mask_what_one_process_masks(config, monkeypatch):
+    from siamese.methods import mae
+
+    method = make(config, "mae")
+    method.step, method.micro_batch = 5, 1
+    whole = method.draw(8, torch.device("cpu"))
+    torch.manual_seed(7)  # another state of the process
+    monkeypatch.setattr(mae, "world_size", lambda: 2)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(mae, "rank", lambda rank=rank: rank)
+        parts.append(method.draw(4, torch.device("cpu")))
+    assert torch.equal(torch.cat(parts), whole)
+    method.micro_batch = 0
+    assert not torch.equal(method.draw(4, torch.device("cpu")), parts[1])
+
+
+def test_mistakes_name_a_value_that_works(config):
+    with pytest.raises(UserError, match="method.decoder_width=97: .*; try 96"):
+        make(config, "mae", "method.decoder_width=97")
+    with pytest.raises(UserError, match=r"augment.views=1 x 4: the backbone is built for 8 pixels; give data.crop"):
+        make(config, "mae").check_views([4])

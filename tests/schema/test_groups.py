@@ -41,9 +41,10 @@ def possible(key, value):
         ("path", "run_dir", "teacher.file", "init_from", "packed", "data.labels", "data.list")
     ) and isinstance(value, (str, int))
     switch = value is True and key.split(".")[-1] in (
-        "resume", "overwrite", "compile", "deterministic", "resident", "compiled", "download", "small_stem", "mlp",
-        "zero_init_residual", "pretrained", "gray_first", "fused", "exclude_bias_and_norm", "fix_predictor_lr",
-        "lr_in_buffer", "symmetric", "freeze_patches", "adapt_first_layer", "_partial_", "train", "nesterov", "clip",
+        "resume", "overwrite", "report", "compile", "deterministic", "resident", "compiled", "download", "small_stem",
+        "mlp", "zero_init_residual", "pretrained", "gray_first", "fused", "exclude_bias_and_norm", "fix_predictor_lr",
+        "lr_in_buffer", "symmetric", "freeze_patches", "freeze_stem", "adapt_first_layer", "_partial_", "train",
+        "nesterov", "clip",
         "norm_last_layer", "pool_views", "times_samples",
         "normalise_pixels", "predictor_last_bn",
     )  # fmt: skip

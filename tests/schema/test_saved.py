@@ -234,7 +234,7 @@ def test_user_class_needs_trust_config(config, saved, tmp_path, monkeypatch):
         "from pathlib import Path\n"
         "from siamese.backbones import small_resnet\n"
         "Path('imported').touch()\n"
-        "def net(name: str, widths: list, blocks: int, channels: int, adapt_first_layer: bool):\n"
+        "def net(name: str, widths: list, blocks: int, channels: int, adapt_first_layer: bool, freeze_stem: bool):\n"
         "    return small_resnet(name, widths, blocks)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,7 +1,8 @@
 """What all backbones have in common.
 
 Arguments of every builder: `channels` of the images; `adapt_first_layer`: take weights of a first layer for another
-number of channels (see `siamese.checkpoints.formats.adapted_weight`), instead of refusing them.
+number of channels (see `siamese.checkpoints.formats.adapted_weight`), instead of refusing them; `freeze_stem`: the
+weights of the first layer, with the norm that follows it, are not trained.
 """
 
 from torch import nn
@@ -24,7 +25,31 @@ def channel_count(channels: str | int) -> int:
     return channels
 
 
-def adapts(model: Backbone, adapt_first_layer: bool) -> Backbone:
-    """The model, with this attribute."""
+STEMS = (("patch_embed",), ("conv1", "bn1"), ("conv_stem", "bn1"), ("stem",))  # of ViTs, ResNets, timm's other networks
+
+
+def prepared(model: Backbone, adapt_first_layer: bool, freeze_stem: bool) -> Backbone:
+    """The model with these settings.
+
+    Raises:
+        UserError: it has no stem that we know.
+    """
     model.adapt_first_layer = adapt_first_layer
+    if freeze_stem:
+        parts = _stem(model)
+        if not parts:
+            raise UserError("backbone.freeze_stem=true", "this network has no stem that we know", "leave it false")
+        for part in parts:
+            part.requires_grad_(False)
     return model
+
+
+def _stem(model: nn.Module) -> list[nn.Module]:
+    """The first layer and its norm; [] if unknown."""
+    for names in STEMS:
+        found = [getattr(model, name, None) for name in names]
+        if all(isinstance(part, nn.Module) for part in found):
+            return [part for part in found if isinstance(part, nn.Module)]
+    layers = next((m for m in (model, *model.children()) if isinstance(m, nn.Sequential)), nn.Sequential())
+    first = list(layers.children())[:2]
+    return first if len(first) == 2 and isinstance(first[0], nn.Conv2d) else []

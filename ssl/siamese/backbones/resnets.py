@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from siamese.backbones.common import Backbone, adapts, channel_count
+from siamese.backbones.common import Backbone, channel_count, prepared
 from siamese.errors import UserError
 from siamese.schema.types import Channels, Depth, Name, Natural, Widths
 
@@ -61,10 +61,15 @@ class SmallResNet(Backbone):
 
 
 def small_resnet(
-    name: Name, widths: Widths, blocks: Depth, channels: Channels = 3, adapt_first_layer: bool = False
+    name: Name,
+    widths: Widths,
+    blocks: Depth,
+    channels: Channels = 3,
+    adapt_first_layer: bool = False,
+    freeze_stem: bool = False,
 ) -> Backbone:
     """A `SmallResNet`; `name` is for reports."""
-    return adapts(SmallResNet(widths, blocks, channel_count(channels)), adapt_first_layer)
+    return prepared(SmallResNet(widths, blocks, channel_count(channels)), adapt_first_layer, freeze_stem)
 
 
 def torchvision_resnet(
@@ -74,6 +79,7 @@ def torchvision_resnet(
     stem_padding: Natural | None = None,
     channels: Channels = 3,
     adapt_first_layer: bool = False,
+    freeze_stem: bool = False,
 ) -> Backbone:
     """A torchvision ResNet without its classifier.
 
@@ -103,11 +109,15 @@ def torchvision_resnet(
     elif channel_count(channels) != 3:
         model.conv1 = nn.Conv2d(channel_count(channels), 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    return adapts(model, adapt_first_layer)
+    return prepared(model, adapt_first_layer, freeze_stem)
 
 
 def lightly_resnet(
-    name: Name, num_splits: Natural, channels: Channels = 3, adapt_first_layer: bool = False
+    name: Name,
+    num_splits: Natural,
+    channels: Channels = 3,
+    adapt_first_layer: bool = False,
+    freeze_stem: bool = False,
 ) -> Backbone:
     """The network that lightly's tutorials and CIFAR-10 benchmark train: the children of lightly's own small ResNet in
     a row, which leaves out the ReLU after the first BatchNorm.
@@ -127,4 +137,4 @@ def lightly_resnet(
         network.conv1 = nn.Conv2d(count, stem.out_channels, stem.kernel_size, stem.stride, stem.padding, bias=False)
     model = nn.Sequential(*list(network.children())[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model.feature_dim = network.linear.in_features
-    return adapts(cast(Backbone, model), adapt_first_layer)
+    return prepared(cast(Backbone, model), adapt_first_layer, freeze_stem)

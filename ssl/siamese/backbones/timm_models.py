@@ -1,12 +1,13 @@
 """Any model of timm."""
 
+import logging
 from difflib import get_close_matches
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from siamese.backbones.common import Backbone, adapts, channel_count
+from siamese.backbones.common import Backbone, channel_count, prepared
 from siamese.errors import UserError
 from siamese.schema.types import Channels, Name, Pixels
 
@@ -18,6 +19,7 @@ def timm_model(
     options: dict[str, Any],
     channels: Channels = 3,
     adapt_first_layer: bool = False,
+    freeze_stem: bool = False,
 ) -> Backbone:
     """Any timm model by name, without its classifier.
 
@@ -40,11 +42,15 @@ def timm_model(
     try:
         if channel_count(channels) != 3:
             options.setdefault("in_chans", channels)
-        model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+        model = timm.create_model(name, num_classes=0, **options)
+        if pretrained:
+            model = _pretrained(name, options)
         was_training = model.training
         with torch.no_grad():
             features = model.eval()(torch.zeros(1, channel_count(channels), image_size, image_size))
         model.train(was_training)
+    except UserError:
+        raise
     except Exception as error:  # timm's models raise many kinds
         raise UserError(
             f"backbone.name={name}",
@@ -58,4 +64,19 @@ def timm_model(
             "choose a model that pools to (B, D)",
         )
     model.feature_dim = features.shape[1]  # type: ignore[assignment]
-    return adapts(cast(Backbone, model), adapt_first_layer)
+    return prepared(cast(Backbone, model), adapt_first_layer, freeze_stem)
+
+
+def _pretrained(name: str, options: dict[str, Any]) -> Any:
+    """The model with timm's published weights, out of its cache or downloaded."""
+    import timm
+
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells of each attempt
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0, **options)
+    except Exception as error:  # of the network, the hub's client, or other tensors
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"backbone.name={name}", f"its published weights cannot be loaded ({reason})",
+            "check the connection, or give the weights as a file",
+        ) from error  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from siamese.backbones.common import Backbone, adapts, channel_count
+from siamese.backbones.common import Backbone, channel_count, prepared
 from siamese.errors import UserError
 from siamese.schema.types import Blocks, Channels, Name, Pixels, Probability, TokenWidth
 
@@ -29,6 +29,7 @@ def vit(
     drop_path: Probability,
     channels: Channels = 3,
     adapt_first_layer: bool = False,
+    freeze_stem: bool = False,
 ) -> Backbone:
     """A Vision Transformer. The names of its tensors are those of timm's ``vit_*_patch*`` models.
 
@@ -64,21 +65,22 @@ def vit(
         model.patch_embed.proj.requires_grad_(False)
     network = cast(Backbone, model)
     network.feature_dim, network.heads_setting = width, "backbone.heads"
-    return adapts(network, adapt_first_layer)
+    return prepared(network, adapt_first_layer, freeze_stem)
 
 
 def _check(image_size: int, patch_size: str | int, side: int, width: int, heads: int, position: str) -> None:
     """Refuse sizes that do not fit together."""
+    fitting = [n for n in range(1, 33) if image_size % n == 0 and image_size // n <= MOST_PATCHES]
     if image_size % side:
         raise UserError(
             f"backbone.patch_size={patch_size}", f"does not divide the {image_size} pixels of the views",
-            f"give one of {', '.join(str(n) for n in range(1, image_size + 1) if image_size % n == 0 and n <= 32)}",
+            f"give one of {', '.join(map(str, fitting))}" if fitting else "choose another data.crop",
         )  # fmt: skip
     if image_size // side > MOST_PATCHES:
         raise UserError(
             f"backbone.patch_size={patch_size}",
             f"cuts {image_size} pixels into more than {MOST_PATCHES} patches",
-            f"give {-(-image_size // MOST_PATCHES)} or more",
+            f"give one of {', '.join(map(str, fitting))}" if fitting else "choose another data.crop",
         )  # fmt: skip
     if width % heads or (position == "sincos" and width % 4):
         raise UserError(

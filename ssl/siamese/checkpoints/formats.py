@@ -1,7 +1,9 @@
 """Third-party checkpoints: recognised by the names of their tensors; every tensor of the backbone must match."""
 
+import logging
 import re
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -17,13 +19,14 @@ FORMATS = (
     ("official MoCo v1 or v2", "module.encoder_q."),
     (MOCO_V3, "module.base_encoder."),
     ("official SimSiam", "module.encoder."),
-    ("official DINO", "module.backbone."),  # of ResNets; without "module." of Vision Transformers
+    ("file of DistributedDataParallel (DINO, Barlow Twins, VICReg)", "module.backbone."),
     ("Lightning file (solo-learn, lightly)", "backbone."),
     ("Lightning file (older solo-learn)", "encoder."),
     ("state dict of a DataParallel module", "module."),
     ("plain state dict (torchvision, timm)", ""),
 )
 OURS = "train.py's own"
+TIMM = "timm:"  # in place of a file
 SOLO_LEARN = "of solo-learn"  # has an online classifier beside the backbone
 MAE_DECODER = ("mask_token", "decoder_")  # beside the encoder in files of MAE, which have decoder_embed
 HEADS = ("fc.", "head.", "head_dist.", "heads.", "classifier.")  # classifiers of the backbone's class; never probed
@@ -58,7 +61,7 @@ def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] 
         name += ", numbered children of a ResNet"
     elif prefix in ("backbone.", "encoder.") and "classifier.weight" in tensors:
         name = f"Lightning file {SOLO_LEARN}" + (", older" if prefix == "encoder." else "")
-    if within == "teacher":
+    if within == "teacher" and "student" in content:
         name = "official DINO, the teacher"
     if "decoder_embed.weight" in found:
         name = f"MAE, {name}"
@@ -67,15 +70,20 @@ def recognise(file: str, content: Any, key: str = "ckpt", keep: Collection[str] 
 
 
 def load_backbone(backbone: nn.Module, file: str, key: str) -> str:
-    """Load the backbone of any checkpoint, ours or third-party, into `backbone`. Returns the file's format, and what
-    became of its first layer.
+    """Load the backbone of any checkpoint, ours or third-party, or timm's weights into `backbone`. Returns the format,
+    and what became of the first layer.
 
     Args:
-        key: the setting that names the file.
+        file: a file, or timm:NAME.
+        key: the setting that names it.
 
     Raises:
         UserError: the file is not a checkpoint, or is of another backbone.
     """
+    if str(file).startswith(TIMM):
+        found = timm_weights(str(file), backbone, key)
+        adapted = fill(file, "timm's weights", backbone, found, key)
+        return f"timm's weights; {adapted}" if adapted else "timm's weights"
     content = reading.read(file, key)
     if reading.is_ours(content):
         kind, found = OURS, reading.backbone_state(content)
@@ -83,6 +91,34 @@ def load_backbone(backbone: nn.Module, file: str, key: str) -> str:
         kind, found = recognise(file, content, key, backbone.state_dict())
     adapted = fill(file, kind, backbone, found, key)
     return f"{kind}; {adapted}" if adapted else kind
+
+
+def timm_weights(name: str, backbone: nn.Module, key: str) -> dict[str, Tensor]:
+    """The published weights of timm:NAME, from timm's cache or downloaded, for a backbone with the same names. Position
+    embeddings are resized to the backbone's images.
+
+    Raises:
+        UserError: timm has no such model or weights, or they cannot be had.
+    """
+    import timm
+
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it tells of each attempt
+    model = name.removeprefix(TIMM)
+    if not timm.is_model(model):
+        near = get_close_matches(model, timm.list_models(), n=3)
+        told = f"did you mean {', '.join(TIMM + n for n in near)}?" if near else "see timm.list_pretrained()"
+        raise UserError(f"{key}={name}", "timm has no such model", told)
+    size: Any = getattr(getattr(backbone, "patch_embed", None), "img_size", None)
+    options: dict[str, Any] = {} if size is None else {"img_size": tuple(size)}
+    try:
+        tensors = timm.create_model(model, pretrained=True, **options).state_dict()
+    except Exception as error:  # of the network, the hub's client, or other tensors
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"{key}={name}", f"its weights cannot be had ({reason})", "check the connection, or give them as a file"
+        ) from error
+    keep = backbone.state_dict()
+    return {k: v for k, v in tensors.items() if k in keep or not k.startswith(HEADS)}
 
 
 def first_layer(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
@@ -135,6 +171,7 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
     if any(wrong.values()):
         numbered = "numbered" in kind and any(".shortcut." in k for k in found)
         like = "lightly" if numbered else "resnet50"
+        where = "backbone@method.teacher.backbone" if key.startswith("method.teacher.") else "backbone"
         told = "; ".join(
             f"{len(names)} {what}: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}"
             for what, names in wrong.items()
@@ -144,8 +181,8 @@ def fill(file: str, kind: str, backbone: nn.Module, found: dict[str, Tensor], ke
             f"{key}={file}", f"({kind}, {len(found)} tensors) does not fit the backbone: {told}",
             _adapting(own[first].shape[1])
             if first is not None
-            else "leave backbone= out, or give the one it was trained with" if kind == OURS
-            else f"name the right one, as in backbone={like}",
+            else f"leave {where}= out, or give the one it was trained with" if kind == OURS
+            else f"name the right one, as in {where}={like}",
         )  # fmt: skip
     trap = _another_network(kind, backbone)
     if trap is not None:

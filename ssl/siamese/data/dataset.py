@@ -81,7 +81,8 @@ class DataSet:
         test: used by `eval_linear.py` alone; None if the data set has none.
         classes: names of the classes, empty without labels.
         val: a published validation split. Without one, `val_fraction` of each class is held out of the training
-            labels, drawn with `split_seed`; of several labels an image see `labels.stratified_several`.
+            labels, drawn with `split_seed`; of several labels an image see `labels.stratified_several`. None holds
+            nothing out: for those who judge nothing.
         train_images: train on about this many images, stratified by class, drawn with `split_seed`; None for all.
         notes: remarks on the data for the user, one line each.
 
@@ -104,7 +105,7 @@ class DataSet:
         test: Split | None,
         classes: list[str],
         val: Split | None = None,
-        val_fraction: float = 0.1,
+        val_fraction: float | None = 0.1,
         split_seed: int = 0,
         train_images: int | None = None,
         notes: tuple[str, ...] = (),
@@ -127,6 +128,9 @@ class DataSet:
         self.name, self.classes, self.test, self.notes = name, classes, test, notes
         if val is not None:
             self.pretrain, self.train_labeled, self.val = train, train.labelled(), val
+            return
+        if val_fraction is None:
+            self.pretrain, self.train_labeled, self.val = train, train.labelled(), train.subset(torch.arange(0))
             return
         held_out = stratified(train.labels, val_fraction, split_seed)
         self.train_labeled = train.subset((~held_out & is_known(train.labels)).nonzero().squeeze(1))

@@ -191,11 +191,11 @@ def _data_set(plan: Plan, cfg: DictConfig, range_is_theirs: bool = False) -> Dat
             "these protocols need both; eval=unlabelled does not",
         )  # fmt: skip
     check_protocols(plan.cfg, plan.protocols, data)
-    _check_values(cfg, data, range_is_theirs)
+    check_values(cfg, data, range_is_theirs)
     return data
 
 
-def _check_values(cfg: DictConfig, data: DataSet, range_is_theirs: bool) -> None:
+def check_values(cfg: DictConfig, data: DataSet, range_is_theirs: bool) -> None:
     """Refuse images that do not fit the network: other channels, or values of which too little lies in its range.
 
     Args:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from siamese.errors import UserError
-from siamese.evaluation.statistics import exceeds, interval
 from siamese.paths import expand_path
+from siamese.probes.statistics import exceeds, interval
 
 RENAMED = {"trust": "trust_coefficient"}  # of linear_crops, since 2026-11-24
 ADDED = {"optimizer": "sgd"}  # of finetune: a key that was added since -> what it was before it existed

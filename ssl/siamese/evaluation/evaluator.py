@@ -24,9 +24,8 @@ a validation split chose, and its figure there; `classes_left_out` counts labels
 """
 
 import functools
-import shlex
-import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -36,13 +35,15 @@ from siamese import factory, run_dir
 from siamese.config import to_dict
 from siamese.data import DataSet
 from siamese.data.duplicates import named_pairs, shared
-from siamese.environment import device_name, versions
+from siamese.environment import command_line, device_name, versions
+from siamese.errors import RunAborted, UserError
 from siamese.evaluation.build import Evaluation, build, check
 from siamese.evaluation.published import published_figures
 from siamese.evaluation.several_labels import takes_one_label
 from siamese.evaluation.tables import table
 from siamese.evaluation.target import SPLITS, EvalTarget
 from siamese.files import digest_of_file, write_json
+from siamese.pages.evaluations import add_to_report, read_evaluation
 from siamese.recipe import recipe_digest
 
 HEADLINES = (("knn", "top1"), ("linear", "top1"), ("knn", "map"), ("logistic", "map"))  # repeated at the top
@@ -77,7 +78,7 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
             prefix = f"{label}: " if len(evaluation.data) > 1 else ""
             results[label] = _on(evaluation, data, cfg, _printer(evaluation.console, prefix))
         out = _results(evaluation, results)
-        out |= {"seconds": round(plan.watch(), 2), "command": shlex.join(["python", *sys.argv])}
+        out |= {"seconds": round(plan.watch(), 2), "command": command_line()}
         write_json(plan.folder / "results.json", out)
         evaluation.console.print(table(results, plan.protocols))
         for figure in results[plan.judged.data.name]["published"]:
@@ -85,7 +86,34 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
         if evaluation.cache.found:
             say(f"{evaluation.cache.found} sets of features were found in {evaluation.cache.folder}")
         say(f"results: {plan.folder / 'results.json'}")
+        if plan.ours and (told := add_to_run(plan.file, plan.folder)):
+            say(told)
         return out
+
+
+def add_to_run(file: Path, folder: Path) -> str:
+    """Add the results to the report of the run whose checkpoint was judged, if it has one.
+
+    Args:
+        file: the checkpoint.
+        folder: of results.json.
+
+    Returns:
+        A line for the user, or nothing where the run has no report.
+    """
+    run = file.parent.parent
+    if file.parent.name != "checkpoints" or not (run / "report.json").is_file():
+        return ""
+    try:
+        found = read_evaluation(folder / "results.json")[1]
+        if run.resolve() == folder.resolve():  # its lock is ours already
+            add_to_report(run, found)
+        else:
+            with run_dir.RunDirLock(run, resume="auto", overwrite=False):
+                add_to_report(run, found)
+    except (UserError, RunAborted) as error:
+        return f"not added to the report of the run: {error}"
+    return f"added to {run / 'report.html'}"
 
 
 def seen_before(data: DataSet) -> list[str]:

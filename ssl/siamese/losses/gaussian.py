@@ -1,6 +1,7 @@
 """Losses that keep projections from collapsing by making them an isotropic Gaussian, judged along random directions."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,15 @@ from siamese.losses.precision import full_precision
 from siamese.schema.types import AtLeastTwo, Count, NonNegative, Positive
 
 
+def keyed_generator(key: Sequence[int], device: torch.device) -> torch.Generator:
+    """Random numbers that are a function of the key alone, on all ranks and in a resumed run alike."""
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(list(key)).generate_state(1)[0]))
+
+
 def random_slices(dim: int, count: int, key: Sequence[int], like: Tensor) -> Tensor:
     """(D, S) random unit columns, uniform on the sphere: a function of the key alone, so that all ranks and a resumed
     run have the same ones. On the device and in the number format of `like`; a GPU's differ from a CPU's."""
-    generator = torch.Generator(like.device).manual_seed(int(np.random.SeedSequence(list(key)).generate_state(1)[0]))
+    generator = keyed_generator(key, like.device)
     slices = torch.randn(dim, count, generator=generator, device=like.device, dtype=like.dtype)
     return slices / slices.norm(dim=0)
 
@@ -132,7 +138,14 @@ def visreg(
         std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / m**0.5  # its gradient at 0 is 0, not NaN
         # The slope of the shape does not reach the scale: no gradient through the divisor.
         x = (centred / (std.detach() + eps)) @ random_slices(z.shape[-1], slices, key, z)
-        places = torch.arange(1, m + 1, device=z.device, dtype=z.dtype) / (m + 1)
-        quantiles = torch.special.ndtri(places).unsqueeze(1)
-        far = (x.sort(dim=1).values - quantiles).square().mean()
+        far = (x.sort(dim=1).values - normal_quantiles(m, z.device, z.dtype)).square().mean()
         return center * mean.square().mean() + scale * (1 - std).square().mean() + shape * far
+
+
+# Once and on the CPU: torch compiles a GPU's ndtri while the program runs, for which a machine may lack the compiler.
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def normal_quantiles(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(count, 1) quantiles of the standard normal distribution at 1 / (count + 1) ... count / (count + 1)."""
+    places = torch.arange(1, count + 1, dtype=torch.float64) / (count + 1)
+    return torch.special.ndtri(places).to(device, dtype).unsqueeze(1)

@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -12,10 +13,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from siamese.augment import Views, described
 from siamese.backbones import Backbone
+from siamese.checkpoints import reading
+from siamese.config import make
 from siamese.data import to_device
 from siamese.distributed import rank
 from siamese.errors import RunAborted, UserError
-from siamese.optim import OptimizerRecipe
+from siamese.optim import OptimizerRecipe, scaled_groups
+from siamese.schema.check import arguments, locate
+from siamese.schema.saved import trusted
 from siamese.schema.types import Count, Name
 
 
@@ -69,9 +74,11 @@ class Method(pl.LightningModule, ABC):
         self.optimizer_recipe = optimizer
         self.global_batch, self.steps_per_epoch = global_batch, steps_per_epoch
         self.step = 0  # optimiser steps before this batch
+        self.micro_batch = 0  # number of this batch within its optimiser step
         self.step_skipped = False  # an optimiser step was skipped; `drop_step` follows
         self.latest_loss: Tensor | None = None  # detached
         self.projection: Tensor | None = None  # of the last step, detached; monitored
+        self.origin: dict[str, Any] | None = None  # config and classes, for checkpoints that Lightning writes
 
     @abstractmethod
     def loss(self, views: list[Tensor]) -> Tensor:
@@ -119,7 +126,43 @@ class Method(pl.LightningModule, ABC):
             micro_batch: images that a device sees at once.
         """
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = None, trust: bool = False
+    ) -> "Method":
+        """The method with its weights, of a checkpoint of train.py, or of Lightning with `siamese.ImageData`. No code
+        in the file is run. It has no views and no optimiser.
+
+        Args:
+            trust: its config may name classes of your own, which are imported.
+
+        Raises:
+            UserError: it is missing, of something else, or of another method.
+        """
+        content, setting = reading.load(checkpoint_path), f"ckpt={checkpoint_path}"
+        about = content[reading.KEY]
+        cfg = trusted(about["config"], setting, trust)
+        for node in filter(None, (cfg.backbone, cfg.method.get("teacher"))):
+            if "pretrained" in node:
+                node.pretrained = False  # the file has the weights
+        target = locate("method._target_", cfg.method._target_)
+        if not (isinstance(target, type) and issubclass(target, cls)):
+            raise UserError(setting, f"is of {cfg.method._target_}", f"load it by {cfg.method._target_.split('.')[-1]}")
+        extra = {"num_classes": about["num_classes"]} if "num_classes" in arguments(target) else {}
+        made: Method = make(cfg.method, backbone=make(cfg.backbone), **extra)
+        try:
+            made.load_state_dict(reading.tensors(content))
+        except RuntimeError as error:
+            raise UserError(
+                setting, f"its tensors do not fit ({str(error).split(chr(10))[0]})", "use another"
+            ) from error
+        return made.to(map_location) if map_location is not None else made
+
     # Lightning's hooks. Nothing below synchronises with the device.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.origin is not None:
+            checkpoint.setdefault(reading.KEY, self.origin)
 
     def setup(self, stage: str) -> None:
         if self.views is not None:
@@ -145,7 +188,7 @@ class Method(pl.LightningModule, ABC):
         return Batch(self.views(images, aspect_ratio), labels)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.step = self.global_step
+        self.step, self.micro_batch = self.global_step, batch_idx % self.trainer.accumulate_grad_batches
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         arguments = (batch.views, batch.labels) if self.uses_labels else (batch.views,)
@@ -162,8 +205,9 @@ class Method(pl.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         assert self.optimizer_recipe is not None and self.trainer.max_epochs is not None
+        groups = scaled_groups(self.param_groups(), self.backbone, self.optimizer_recipe.backbone_lr_scale)
         optimizer, schedule = self.optimizer_recipe.build(
-            self.param_groups(), self.global_batch, self.steps_per_epoch, self.trainer.max_epochs
+            groups, self.global_batch, self.steps_per_epoch, self.trainer.max_epochs
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

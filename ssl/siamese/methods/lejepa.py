@@ -49,7 +49,6 @@ class LeJEPA(MultiCrop):
     ):
         super().__init__(backbone, **base)
         self.weight, self.centre, self.regularizer, self.seed = weight, centre, regularizer, seed
-        self.micro_batches = 0  # of this step, before this one
         # lightly 1.6's LeJEPAProjectionHead; its versions before have none.
         widths = [backbone.feature_dim, *[hidden_dim] * (layers - 1)]
         hidden = [nn.Sequential(nn.Linear(i, o, bias=False), nn.BatchNorm1d(o), nn.ReLU()) for i, o in pairwise(widths)]
@@ -60,12 +59,5 @@ class LeJEPA(MultiCrop):
         z = self.projector(h).view(len(views), len(views[0]), -1)  # (V, N, D)
         self.projection = z[0].detach()
         centre = z.mean(0) if self.centre == "all" else z[: self.global_views].mean(0)
-        key = (self.seed, self.step, self.micro_batches)
-        self.micro_batches += 1
+        key = (self.seed, self.step, self.micro_batch)
         return (1 - self.weight) * view_spread(z, centre) + self.weight * self.regularizer(z, key)
-
-    def after_step(self, step: int, total_steps: int) -> None:
-        self.micro_batches = 0
-
-    def drop_step(self) -> None:
-        self.micro_batches = 0

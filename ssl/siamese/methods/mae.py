@@ -1,16 +1,18 @@
 """MAE: a Vision Transformer sees a quarter of the patches, and a small decoder draws the others (arXiv:2111.06377)."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from siamese.augment import described
 from siamese.backbones import Backbone, MaskedDecoder, encode_visible
 from siamese.distributed import rank, world_size
 from siamese.errors import UserError
-from siamese.losses import masked_pixels, patchify
+from siamese.losses import keyed_generator, masked_pixels, patchify
 from siamese.methods.base import Method
-from siamese.schema.types import Blocks, ProperShare, TokenWidth
+from siamese.schema.types import Blocks, ProperShare, Seed, TokenWidth
 
 
 class MAE(Method):
@@ -20,6 +22,7 @@ class MAE(Method):
         mask_ratio: part of the patches that are masked, another choice for each image.
         decoder_width, decoder_depth, decoder_heads: of the decoder's tokens, blocks and attention.
         normalise_pixels: the pixels of a patch are predicted minus their mean and over their standard deviation.
+        seed: of the masks, with the step and the micro-batch.
     """
 
     num_views = 1
@@ -29,7 +32,7 @@ class MAE(Method):
 
     def __init__(
         self, backbone: Backbone, mask_ratio: ProperShare, decoder_width: TokenWidth, decoder_depth: Blocks,
-        decoder_heads: Blocks, normalise_pixels: bool, **base: Any,
+        decoder_heads: Blocks, normalise_pixels: bool, seed: Seed = 0, **base: Any,
     ):  # fmt: skip
         super().__init__(backbone, **base)
         vit: Any = backbone
@@ -41,10 +44,12 @@ class MAE(Method):
         if not 0 < self.visible < self.patches:
             problem = f"masks {self.patches - self.visible} of {self.patches} patches"
             raise UserError(f"method.mask_ratio={mask_ratio:g}", problem, "leave some, and mask some")
-        if decoder_width % decoder_heads or decoder_width % 4:
+        if decoder_width % (unit := math.lcm(4, decoder_heads)):
             problem = f"must be a multiple of method.decoder_heads={decoder_heads} and of 4"
-            raise UserError(f"method.decoder_width={decoder_width}", problem, f"try {4 * decoder_heads}")
-        self.normalise_pixels = normalise_pixels
+            raise UserError(
+                f"method.decoder_width={decoder_width}", problem, f"try {max(1, decoder_width // unit) * unit}"
+            )
+        self.normalise_pixels, self.seed = normalise_pixels, seed
         pixels = self.side**2 * vit.patch_embed.proj.in_channels
         self.decoder = MaskedDecoder(
             backbone.feature_dim, decoder_width, decoder_depth, decoder_heads, self.patches, pixels
@@ -54,7 +59,8 @@ class MAE(Method):
         super().check_views(sizes)
         built = self.backbone.patch_embed.img_size[0]  # type: ignore[union-attr, index]
         if sizes[0] != built:
-            raise UserError(f"augment.size={sizes[0]}", f"the backbone is built for {built}", "leave it at data.crop")
+            told = f"augment.views={described(sizes)}"
+            raise UserError(told, f"the backbone is built for {built} pixels", "give data.crop, and leave size out")
 
     def compile_networks(self) -> None:
         super().compile_networks()
@@ -70,6 +76,7 @@ class MAE(Method):
         return masked_pixels(prediction, patchify(x, self.side), masked, self.normalise_pixels)
 
     def draw(self, n: int, device: torch.device) -> Tensor:
-        """(N, L) the patches in random order. A process draws for the joint batch and takes its share."""
-        joint = torch.rand(n * world_size(), self.patches, device=device)
+        """(N, L) the patches in random order: this rank's part of the joint batch's."""
+        generator = keyed_generator((self.seed, self.step, self.micro_batch), device)
+        joint = torch.rand(n * world_size(), self.patches, generator=generator, device=device)
         return joint[n * rank() : n * (rank() + 1)].argsort(1)

@@ -1,5 +1,7 @@
 """Teachers of `distill`: frozen networks, and the normalisation of their images (`conf/method/teacher`)."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from siamese.checkpoints.formats import fill, load_backbone
 from siamese.config import make, to_dict
 from siamese.errors import UserError
 from siamese.schema.saved import trusted
-from siamese.schema.types import EIGHT_BITS, Channels, Mean, Name, PathText, Pixels, Std, ValueRange
+from siamese.schema.types import EIGHT_BITS, Channels, KnownMean, KnownStd, Name, PathText, Pixels, ValueRange
 
 
 class Teacher(nn.Module):
@@ -27,7 +29,7 @@ class Teacher(nn.Module):
     factor: Tensor
     offset: Tensor
 
-    def __init__(self, network: Backbone, mean: Mean, std: Std, value_range: ValueRange, setting: str):
+    def __init__(self, network: Backbone, mean: KnownMean, std: KnownStd, value_range: ValueRange, setting: str):
         super().__init__()
         self.network = network.requires_grad_(False).eval()
         self.scale = Scaled(mean, std, value_range)
@@ -75,6 +77,18 @@ class Teacher(nn.Module):
         return self.network(x)  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def _named_as_teachers() -> Iterator[None]:
+    """Errors about `backbone.KEY`, which is the student's, name `method.teacher.KEY`."""
+    try:
+        yield
+    except UserError as error:
+        if not error.setting.startswith("backbone."):
+            raise
+        setting = f"method.teacher.{error.setting.removeprefix('backbone.')}"
+        raise UserError(setting, error.problem, error.remedy.replace("backbone.", "method.teacher.")) from error
+
+
 def checkpoint_teacher(file: PathText | None) -> Teacher:
     """The backbone of a checkpoint of train.py.
 
@@ -93,14 +107,17 @@ def checkpoint_teacher(file: PathText | None) -> Teacher:
     cfg = trusted(content[reading.KEY]["config"], setting, trust=False)
     if "pretrained" in cfg.backbone:
         cfg.backbone.pretrained = False  # the file has the weights
-    network = make(cfg.backbone)
-    fill(str(file), "train.py's own", network, reading.backbone_state(content), "method.teacher.file")
     a = to_dict(cfg.augment)
+    if "auto" in (a["mean"], a["std"], a["value_range"]):
+        raise UserError(setting, "does not say how its images were normalised", "use a checkpoint of a whole run")
+    with _named_as_teachers():
+        network = make(cfg.backbone)
+        fill(str(file), "train.py's own", network, reading.backbone_state(content), "method.teacher.file")
     return Teacher(network, a["mean"], a["std"], a["value_range"], setting)
 
 
 def third_party_teacher(
-    file: PathText | None, backbone: Backbone, mean: Mean, std: Std, value_range: ValueRange = EIGHT_BITS
+    file: PathText | None, backbone: Backbone, mean: KnownMean, std: KnownStd, value_range: ValueRange = EIGHT_BITS
 ) -> Teacher:
     """Any checkpoint that `eval_linear.py` reads.
 
@@ -125,7 +142,8 @@ def timm_teacher(
         name, image_size, pretrained, options, channels: as in `siamese.backbones.timm_model`.
         value_range: the values that are 0 and 1 to it, those of the run.
     """
-    network = timm_model(name, image_size, pretrained, options, channels)
+    with _named_as_teachers():
+        network = timm_model(name, image_size, pretrained, options, channels)
     about: Any = getattr(network, "pretrained_cfg", {})
     mean, std = ([float(x) for x in about.get(key, default)] for key, default in (("mean", [0.5]), ("std", [0.5])))
     count = channels if isinstance(channels, int) else 3

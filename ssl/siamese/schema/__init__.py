@@ -5,6 +5,6 @@ nodes without a class. `saved` reads the config of a checkpoint, which may come 
 errors of Hydra.
 """
 
-from siamese.schema.groups import check_eval, check_train
+from siamese.schema.groups import check_embed, check_eval, check_export, check_train
 
-__all__ = ["check_eval", "check_train"]
+__all__ = ["check_embed", "check_eval", "check_export", "check_train"]

@@ -1,9 +1,9 @@
-"""The nodes of conf/train.yaml and conf/eval_linear.yaml that have no class of their own."""
+"""The nodes of conf/train.yaml, conf/eval_linear.yaml and conf/export.yaml that have no class of their own."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from annotated_types import Len
+from annotated_types import Ge, Le, Len
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -116,6 +116,10 @@ METHOD_OWN = {
 }  # fmt: skip
 
 
+class Callbacks(Group):
+    rest = Node  # a callback
+
+
 class Train(Group):
     data: Annotated[Any, Built(LoaderSettings)]  # first, because other nodes repeat its values
     method: Annotated[Any, Built(MethodName, own=METHOD_OWN)]
@@ -131,6 +135,7 @@ class Train(Group):
     deterministic: bool
     on_nonfinite: Literal["stop", "skip"]
     on_collapse: Literal["warn", "stop"]
+    report: bool
     checkpoint: CheckpointSettings
     monitor: MonitorSettings
     augment_scale: dict[str, Any]
@@ -140,6 +145,7 @@ class Train(Group):
     optimizer: Node
     trainer: Annotated[Any, Built(TrainerSettings, TrainerExtra, TRAINER_OWN)]
     logger: Annotated[Any, Built(own={"save_dir": "run_dir="}, optional=True)]
+    callbacks: Callbacks
     probe: TrainProbes
 
 
@@ -179,6 +185,39 @@ class Evaluate(Group):
     eval: Protocols
 
 
+class Embed(Group):
+    ckpt: PathText | None
+    foreign: Sequence[str]
+    out: PathText | None
+    data: EvalData
+    batch_size: Count
+    device: Literal["auto", "cpu", "cuda"]
+    neighbours: bool
+    queries: Count
+    nearest: Count
+    duplicates: Share
+    compared: AtLeastTwo
+    seed: Seed
+    overwrite: bool
+    trust_config: bool
+
+
+class OnnxSettings(Group):
+    preprocessing: bool
+    opset: Annotated[int, Ge(18), Le(21)]
+
+
+class Export(Group):
+    ckpt: PathText | None
+    to: Literal["timm", "torchvision", "safetensors", "onnx", "hf"]
+    out: PathText | None
+    images: AtLeastTwo
+    onnx: OnnxSettings
+    foreign: Sequence[str]
+    trust_config: bool
+    data: EvalData
+
+
 def check_train(cfg: DictConfig) -> None:
     """Check a composed conf/train.yaml.
 
@@ -191,6 +230,16 @@ def check_train(cfg: DictConfig) -> None:
 def check_eval(cfg: DictConfig) -> None:
     """Check a composed conf/eval_linear.yaml, as `check_train`."""
     check_group("", plain(cfg, Evaluate), Evaluate)
+
+
+def check_embed(cfg: DictConfig) -> None:
+    """Check a composed conf/embed.yaml, as `check_train`."""
+    check_group("", plain(cfg, Embed), Embed)
+
+
+def check_export(cfg: DictConfig) -> None:
+    """Check a composed conf/export.yaml, as `check_train`."""
+    check_group("", plain(cfg, Export), Export)
 
 
 def plain(cfg: DictConfig, group: type[Group]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from siamese.errors import UserError
-from siamese.options import CONF, options
+from siamese.options import is_group, options
 from siamese.schema.groups import TRAINER_OWN
 from siamese.schema.saved import RENAMED
 
@@ -58,7 +58,7 @@ def _unknown_key(key: str, arguments: Sequence[str], keys: Sequence[str]) -> Use
     root = key.split(".")[0]
     if RENAMED.get(root) in keys:
         return UserError(given, f"{root} was renamed", f"use {RENAMED[root]}{key.removeprefix(root)}=")
-    if "/" in key and (CONF / key).is_dir():
+    if "/" in key and is_group(key):
         parent = key.rpartition("/")[0]
         return UserError(given, f"the chosen option of {parent} has no such group", f"choose another {parent}=")
     parent, _, last = key.rpartition(".")

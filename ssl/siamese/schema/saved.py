@@ -18,11 +18,12 @@ RENAMED = {"scale": "augment_scale", "views": "augment_recipe", "eval": "probe"}
 MOVED = {"siamese.evaluation.LinearGrid": "siamese.probes.linear.LinearGrid"}
 # Keys that were added since -> what they were before they existed.
 ADDED: dict[str, Any] = {
-    "mode": "train", "data.channels": 3, "data.value_range": [0.0, 255.0], "data.show": None,
+    "mode": "train", "report": True, "data.channels": 3, "data.value_range": [0.0, 255.0], "data.show": None,
     "data.labels": "folders", "data.include": [], "data.exclude": [], "data.list": None, "data.max_pixels": 300_000_000,
     "augment.value_range": [0.0, 255.0], "augment.channel_drop_p": 0.0,
     "backbone.channels": 3, "backbone.adapt_first_layer": False, "optimizer.final_weight_decay": None,
-    "method.projector_layers": 2, "method.predictor_last_bn": False,
+    "backbone.freeze_stem": False, "optimizer.backbone_lr_scale": 1.0,
+    "method.projector_layers": 2, "method.predictor_last_bn": False, "callbacks": {},
 }  # fmt: skip
 REQUIRED = ("data.channels", "data.value_range", "data.show", "augment.value_range", "augment.channel_drop_p")
 # Of `probe`; no data set had several labels an image.
@@ -79,6 +80,8 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         probe.setdefault("multilabel", dict(MULTILABEL))
     if "method" in new and "data" in new:  # of train.py
         new.setdefault("mode", ADDED["mode"])
+        new.setdefault("callbacks", {})
+        new.setdefault("report", ADDED["report"])
     for group, key in (name.split(".") for name in REQUIRED):
         if isinstance(new.get(group), dict):
             new[group].setdefault(key, copy.copy(ADDED[f"{group}.{key}"]))

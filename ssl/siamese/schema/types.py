@@ -128,12 +128,22 @@ CropScale = Annotated[
 ]
 Range = Annotated[Sequence[Positive], Len(2, 2), AfterValidator(_rising), Says("two rising numbers above 0")]
 Channels = Literal["auto"] | Annotated[int, Ge(1), Le(MOST_CHANNELS)]
+KnownMean = Annotated[
+    Sequence[Probability],
+    Len(1, MOST_CHANNELS),
+    Says("a number in [0, 1] for each channel, where 1 is the brightest value"),
+]
 Mean = Annotated[
-    Literal["auto"] | Annotated[Sequence[Probability], Len(1, MOST_CHANNELS)],
+    Literal["auto"] | KnownMean,
     Says("auto, or a number in [0, 1] for each channel, where 1 is the brightest value"),
 ]
+KnownStd = Annotated[
+    Sequence[Annotated[float, Ge(1e-4), Le(1)]],
+    Len(1, MOST_CHANNELS),
+    Says("a number in [0.0001, 1] for each channel, where 1 is the brightest value"),
+]
 Std = Annotated[
-    Literal["auto"] | Annotated[Sequence[Annotated[float, Ge(1e-4), Le(1)]], Len(1, MOST_CHANNELS)],
+    Literal["auto"] | KnownStd,
     Says("auto, or a number in [0.0001, 1] for each channel, where 1 is the brightest value"),
 ]
 Shown = Annotated[

@@ -1,6 +1,7 @@
 """check(cfg) -> build(plan): everything is checked and built before anything is written."""
 
 import copy
+import importlib.util
 import logging
 import uuid
 import warnings
@@ -12,6 +13,7 @@ from typing import cast
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import DeviceStatsMonitor
 from rich.console import Console
 from torch import nn
 
@@ -19,7 +21,7 @@ from siamese import factory, run_dir
 from siamese.augment import View, Views
 from siamese.backbones import Backbone
 from siamese.batchnorm import SyncBatchNorm, convert_batchnorm, plain_batchnorms
-from siamese.checkpoints.formats import load_backbone
+from siamese.checkpoints.formats import TIMM, load_backbone
 from siamese.config import in_sweep, make, to_dict
 from siamese.data import DataSet, Loader, LoaderConfig, Split
 from siamese.environment import channels_last, keep_freed_memory
@@ -34,12 +36,16 @@ from siamese.recipe import as_measured
 from siamese.schema import check_train
 from siamese.training.callbacks import (
     AtomicCheckpointIO,
+    EarlyStopping,
+    LearningRate,
     NonFiniteGradients,
     OnlineEvaluation,
     ProgressBar,
+    ReportPage,
     SaveCheckpoints,
 )
 from siamese.training.devices import check_devices, make_trainer, micro_batch_and_steps, on_gpu, resolve_auto
+from siamese.training.page import RunReport
 from siamese.training.probe import Probe, make_probe
 from siamese.training.resume import ResumePoint, check_crops, check_images, check_resumable, find_resume_point
 from siamese.training.signals import SignalWatch
@@ -86,6 +92,7 @@ class Training:
         state: figures of the run so far.
         signals: of the process.
         run_id: of wandb.
+        page: the report.
     """
 
     plan: Plan
@@ -105,6 +112,7 @@ class Training:
     state: RunState
     signals: SignalWatch
     run_id: str
+    page: RunReport
 
 
 def check(cfg: DictConfig) -> Plan:
@@ -134,24 +142,20 @@ def build(plan: Plan) -> Training:
         UserError: data, weights or the combination of settings cannot work. Nothing has been written.
     """
     cfg, point = plan.cfg, plan.resume_from
-    _hush()
-    keep_freed_memory()
+    _prepare_process(cfg)
     data = factory.data_set(cfg)
     split = data.train_labeled if factory.uses_labels(cfg) else data.pretrain
     if point is not None:
         check_images(point, len(split), data.labels_digest)
     cfg, measured = factory.resolve_images(cfg, split if len(split) else data.pretrain)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    if on_gpu(cfg) and not cfg.deterministic:
-        torch.set_float32_matmul_precision("high")  # TF32, which cuDNN's convolutions use anyway
     views = factory.views(cfg)
     network, untrained, started_from = _backbone(cfg, point)
     cfg = factory.resolve_method(cfg, network)
     plan = replace(plan, cfg=cfg)
     steps = len(split) // cfg.batch_size
-    method = factory.method(
-        cfg, network, data, views=views, optimizer=plan.optimizer, global_batch=cfg.batch_size, steps_per_epoch=steps
-    )
+    base = {"optimizer": plan.optimizer, "global_batch": cfg.batch_size, "steps_per_epoch": steps}
+    method = factory.method(_with_saved_teacher(cfg, point), network, data, views=views, **base)
     channels_last(method)
     if point is not None:
         check_resumable(point.state, method, point.setting)
@@ -161,31 +165,35 @@ def build(plan: Plan) -> Training:
     _prepare_networks(cfg, method, trainer)
     micro_batch, _ = micro_batch_and_steps(cfg, trainer.world_size, len(split))
     method.check(cfg.batch_size, micro_batch)
-    device = trainer.strategy.root_device
-    views_note = views.prepare(cfg.epochs * steps * cfg.batch_size, device)
-    loaders = factory.loader_config(cfg, device, data)
+    views_note = views.prepare(cfg.epochs * steps * cfg.batch_size, trainer.strategy.root_device)
+    loaders = factory.loader_config(cfg, trainer.strategy.root_device, data)
     origin = "files" if loaders.cuts_files(split) else "store"
     if point is not None:
         check_crops(point, origin)
     batches = steps * cfg.trainer.accumulate_grad_batches
     made = cast(Sequence[View], views.views)
-    crops = factory.random_crops(made, cfg.seed)
-    loader = loaders.loader(split, micro_batch, shuffle=True, epoch_batches=batches, cutter=crops)
+    cutter = factory.random_crops(made, cfg.seed)
+    loader = loaders.loader(split, micro_batch, shuffle=True, epoch_batches=batches, cutter=cutter)
     probe = make_probe(cfg, data, loaders, made)
     run_id = (point and point.meta.get("run_id")) or uuid.uuid4().hex[:8]
     meta = {"config": to_dict(cfg), "num_classes": data.num_classes, "run_id": run_id, "images": len(split),
             "labels": data.labels_digest, "crops": origin}  # fmt: skip
     shown_on = console()
-    # The order at the end of an epoch: checked for finiteness, evaluated, shown, saved.
+    page = RunReport(plan.folder, cfg.report and trainer.is_global_zero, shown_on)
+    # The order at the end of an epoch: checked for finiteness, evaluated, shown, reported, saved.
+    online = OnlineEvaluation(probe, state, cfg.monitor.every, cfg.monitor.online_lr, cfg.on_collapse)
     trainer.callbacks += [  # type: ignore[attr-defined]
+        LearningRate(),
         NonFiniteGradients(cfg.on_nonfinite, state),
-        OnlineEvaluation(probe, state, cfg.monitor.every, cfg.monitor.online_lr, cfg.on_collapse),
+        online,
+        *chosen_callbacks(cfg, online),
         ProgressBar(state, cfg.batch_size, steps, shown_on),
+        ReportPage(page, cfg.monitor.every),
         SaveCheckpoints(state, files, signals, cfg.checkpoint.every_steps, meta, loader.share_skipped),
     ]
     return Training(
         plan, shown_on, measured, views, views_note, untrained, started_from, data, split, method, trainer, loaders,
-        loader, probe, state, signals, run_id,
+        loader, probe, state, signals, run_id, page,
     )  # fmt: skip
 
 
@@ -193,13 +201,54 @@ def _backbone(cfg: DictConfig, point: ResumePoint | None) -> tuple[Backbone, Bac
     """The backbone, the untrained one, and the format of `init_from`.
 
     A resumed run takes all weights from its checkpoint. It reads `init_from` for a row of the closing table only, if
-    the file still exists.
+    that can still be had.
     """
     network = factory.backbone(cfg)
-    if cfg.init_from is None or (point is not None and not Path(str(cfg.init_from)).is_file()):
+    if cfg.init_from is None:
         return network, network, None
-    untrained = copy.deepcopy(network)
-    return network, untrained, load_backbone(network, cfg.init_from, "init_from")
+    untrained, file = copy.deepcopy(network), str(cfg.init_from)
+    if point is not None and not file.startswith(TIMM) and not Path(file).is_file():
+        return network, network, None
+    try:
+        return network, untrained, load_backbone(network, file, "init_from")
+    except UserError:
+        if point is None or not file.startswith(TIMM):
+            raise
+        return untrained, untrained, None  # timm's weights are no longer in its cache
+
+
+def chosen_callbacks(cfg: DictConfig, online: OnlineEvaluation) -> list[pl.Callback]:
+    """The callbacks of the group `callbacks`.
+
+    Raises:
+        UserError: one is no callback, or monitors a figure that is not measured.
+    """
+    out = []
+    for name, node in cfg.callbacks.items():
+        made = make(node)
+        if not isinstance(made, pl.Callback):
+            raise UserError(f"callbacks.{name}._target_={node._target_}", "is no Lightning callback", "name one")
+        if isinstance(made, DeviceStatsMonitor) and not on_gpu(cfg) and importlib.util.find_spec("psutil") is None:
+            raise UserError(f"callbacks.{name}", "on a CPU it needs psutil", "pip install psutil, or leave it out")
+        figure = made.monitor if isinstance(made, EarlyStopping) else None
+        if figure is not None and figure not in online.names():
+            raise UserError(
+                f"callbacks.{name}.monitor={figure}", "is not measured", f"choose one of {', '.join(online.names())}"
+            )
+        if figure is not None and not cfg.monitor.every:
+            raise UserError(
+                f"callbacks.{name}.monitor={figure}", "monitor.every=0 measures nothing", "give monitor.every"
+            )
+        out.append(made)
+    return out
+
+
+def _with_saved_teacher(cfg: DictConfig, point: ResumePoint | None) -> DictConfig:
+    """A copy by which a resumed run downloads no teacher: its checkpoint has the weights."""
+    cfg = cfg.copy()
+    if point is not None and "pretrained" in (cfg.method.get("teacher") or {}):
+        cfg.method.teacher.pretrained = False
+    return cfg
 
 
 def _prepare_networks(cfg: DictConfig, method: nn.Module, trainer: pl.Trainer) -> None:
@@ -222,8 +271,11 @@ def _prepare_networks(cfg: DictConfig, method: nn.Module, trainer: pl.Trainer) -
         )
 
 
-def _hush() -> None:
-    """Silence Lightning's banners and warnings of libraries about each other that no user can act on."""
+def _prepare_process(cfg: DictConfig) -> None:
+    """Memory and precision; silence about what no user can act on: Lightning's banners, libraries about each other."""
+    keep_freed_memory()
+    if on_gpu(cfg) and not cfg.deterministic:
+        torch.set_float32_matmul_precision("high")  # TF32, which cuDNN's convolutions use anyway
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
         ".*LeafSpec.*is deprecated", ".*does not have many workers", ".*smaller than the logging interval",

@@ -10,11 +10,14 @@ from siamese import factory
 from siamese.augment import CleanView, View
 from siamese.data import DataSet, Loader, LoaderConfig, some_of
 from siamese.probes import Features, LinearGrid, LinearResult, extract, knn_accuracy
+from siamese.probes.few import few_label_top1
 from siamese.probes.multilabel import MultilabelGrid, multilabel_knn
 from siamese.probes.precision import mean_average_precision
+from siamese.probes.statistics import interval
 
 RANK_SAMPLES = 2048  # rows for RankMe: its singular values cost N * D * min(N, D)
 VIEW_IMAGES, VIEWS = 256, 4  # for alignment and LiDAR
+FEW, CHOICES = (1, 10), 5  # labels a class of the closing table's heads, and choices of them
 
 
 class Probe:
@@ -82,9 +85,10 @@ def make_probe(cfg: DictConfig, data: DataSet, loaders: LoaderConfig, views: Seq
 def closing_figures(
     features: dict[str, Features], probe: Probe, grid: LinearGrid, several: MultilabelGrid
 ) -> dict[str, float]:
-    """kNN and linear top-1 on the validation split; `knn_map` and `linear_map`, macro mAP, where an image may have
-    several labels. The linear head is chosen on every tenth sample of the labelled training images, so that the
-    validation split chooses nothing."""
+    """kNN and linear top-1 on the validation split, and linear top-1 from each of `FEW` labels a class, if the smallest
+    class has so many, as the mean over CHOICES choices with half the width of its 95 % interval; `knn_map` and
+    `linear_map`, macro mAP, where an image may have several labels. The linear head is chosen on every tenth sample of
+    the labelled training images, so that the validation split chooses nothing."""
     train = features["train_labeled"]
     tenth = torch.arange(len(train), device=train.x.device) % 10 == 0
     fit, select = train.subset((~tenth).nonzero().squeeze(1)), train.subset(tenth.nonzero().squeeze(1))
@@ -93,4 +97,14 @@ def closing_figures(
         return {**probe.knn(features), "linear_map": found["map"]}
     chosen: LinearResult = grid.choose(fit, select, probe.num_classes)
     linear = grid.score(train, features["val"], probe.num_classes, chosen)
-    return {**probe.knn(features), "linear_top1": linear.top1}
+    out = {**probe.knn(features), "linear_top1": linear.top1}
+    smallest = int(train.y.bincount().min())
+    for count in (n for n in FEW if n <= smallest):
+        found = interval(few_label_top1(train, features["val"], probe.num_classes, count, CHOICES))
+        out |= {few_key(count): found["mean"], f"{few_key(count)}_interval95": found["interval95"]}
+    return out
+
+
+def few_key(count: int) -> str:
+    """The key in summary.json of linear top-1 from `count` labels a class."""
+    return f"linear_top1_{count}_label{'s' if count > 1 else ''}"

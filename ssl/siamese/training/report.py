@@ -16,6 +16,8 @@ from siamese.data.labels import present
 from siamese.data.packed import PackedImages
 from siamese.environment import device_name
 from siamese.probes import Features
+from siamese.probes.statistics import proportion_interval
+from siamese.training.probe import FEW, few_key
 
 if TYPE_CHECKING:
     from siamese.training.build import Training
@@ -26,25 +28,33 @@ CLOSING = {
     "linear_top1": "linear top-1 %",
     "knn_map": "kNN mAP %",
     "linear_map": "linear mAP %",
+    **{few_key(n): f"from {n} label{'s' if n > 1 else ''} a class %" for n in FEW},
 }
 
 
-def closing_table(rows: dict[str, dict[str, float]], title: str) -> Table:
-    """Top-1 or macro mAP in percent, one row per kind of features."""
+def closing_table(rows: dict[str, dict[str, float]], title: str, images: int) -> Table:
+    """Top-1 or macro mAP in percent, one row per kind of features, with half the width of the 95 % interval: of top-1
+    on so many `images`, and from few labels over the choices of these."""
     table = Table(title=title, title_justify="left")
     table.add_column("features")
     keys = {key: told for row in rows.values() for key, told in CLOSING.items() if key in row}
     for told in keys.values():
         table.add_column(told, justify="right")
     for name, row in rows.items():
-        table.add_row(name, *(f"{100 * row[key]:.2f}" for key in keys))
+        table.add_row(name, *(_with_interval(row, key, images) for key in keys))
     return table
+
+
+def _with_interval(row: dict[str, float], key: str, images: int) -> str:
+    """The figure of a column. mAP has no interval."""
+    half = row.get(f"{key}_interval95", proportion_interval(row[key], images) if key.endswith("_top1") else None)
+    return f"{100 * row[key]:.2f}" + ("" if half is None else f" ± {100 * half:.1f}")
 
 
 def closing_title(data: DataSet, val: Features) -> str:
     """What the closing table is of."""
     if not data.multilabel:
-        return f"{data.name}: top-1 on {len(val):,} validation images"
+        return f"{data.name}: top-1 on {len(val):,} validation images ± half its 95 % interval"
     judged = len(present(val.y))
     which = f"{judged}" if judged == data.num_classes else f"{judged} of {data.num_classes}"
     return f"{data.name}: mAP of {which} labels on {len(val):,} validation images"
@@ -143,19 +153,24 @@ def views_picture(
     for view, x in zip(views.views, made, strict=True):
         assert isinstance(view, View)
         rows.append((x * view.std.view(-1, 1, 1) + view.mean.view(-1, 1, 1)).clamp(0, 1))
-    rows = [_colours(row, show) for row in rows]
+    rows = [shown_colours(row, show) for row in rows]
     labels = ["image", *(f"view {i + 1}" for i in range(len(made)))]
-    picture = _grid([r.cpu() for r in rows], labels, tile)
+    picture = grid([r.cpu() for r in rows], labels, tile)
     picture.save(file)
 
 
-def _colours(images: Tensor, show: Sequence[int] | None) -> Tensor:
+def shown_colours(images: Tensor, show: Sequence[int] | None) -> Tensor:
     """(B, C, H, W) to (B, 3, H, W). Of two channels the second one is green and blue; one is grey."""
     channels = images.shape[1]
     return images[:, [min(i, channels - 1) for i in range(3)] if show is None else list(show)]
 
 
-def _grid(rows: list[Tensor], labels: list[str], tile: int) -> Image.Image:
+def grid(rows: list[Tensor], labels: list[str], tile: int) -> Image.Image:
+    """A row of tiles for each tensor (B, 3, h, w) in [0, 1], its label at the left.
+
+    Args:
+        tile: side of a tile, pixels.
+    """
     margin, gap = 60, 2
     width, height = margin + len(rows[0]) * (tile + gap), len(rows) * (tile + gap) + gap
     picture = Image.new("RGB", (width, height), "white")

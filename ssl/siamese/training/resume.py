@@ -16,7 +16,7 @@ from siamese.config import to_dict
 from siamese.errors import UserError
 from siamese.methods import Method
 from siamese.recipe import as_measured, changed_recipe
-from siamese.schema.saved import check_plain
+from siamese.schema.saved import check_plain, upgraded
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,12 @@ def find_resume_point(cfg: DictConfig, folder: Path) -> ResumePoint:
     if done > cfg.epochs:
         raise UserError(f"epochs={cfg.epochs}", f"{folder} has trained {done} epochs already", f"give {done} or more")
     # A run that was killed before its closing table resumes with that table.
-    if done == cfg.epochs and run_dir.finished(folder, cfg.epochs):
+    same_callbacks = upgraded(before).get("callbacks") == to_dict(cfg.callbacks)
+    if (done == cfg.epochs or same_callbacks) and run_dir.finished(folder, cfg.epochs):
         raise UserError(
             setting,
             f"the run has finished its {done} epochs",
-            f"give more epochs=, or read {folder}/summary.json",
+            f"give more {'epochs=' if done == cfg.epochs else 'patience'}, or read {folder}/summary.json",
         )
     return ResumePoint(file, state, setting)
 

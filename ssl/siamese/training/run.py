@@ -12,11 +12,13 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from siamese import run_dir
 from siamese.distributed import is_rank_zero
 from siamese.environment import Stopwatch, device_name, peak_memory_mb, versions
-from siamese.errors import Interrupted, RunAborted
+from siamese.errors import Interrupted, RunAborted, UserError
 from siamese.files import write_json
+from siamese.pages.stored import State
 from siamese.probes import Features, metrics, raw_pixels
 from siamese.training import report
 from siamese.training.build import Training
+from siamese.training.gallery import Gallery, make_gallery
 from siamese.training.loggers import CsvLog, extra_loggers
 from siamese.training.probe import closing_figures
 from siamese.training.signals import requeue
@@ -36,6 +38,7 @@ class Run:
         self.watch = Stopwatch()
         self.lock: run_dir.RunDirLock | None = None
         self.baselines: dict[str, dict[str, Features]] = {}
+        self.before: dict[str, Features] = {}  # of the weights that the training starts from
         self.summary: dict[str, Any] = {}
 
     def start(self) -> None:
@@ -50,9 +53,11 @@ class Run:
         ]  # fmt: skip
         if not t.trainer.is_global_zero:
             return
-        report.print_settings(report.settings(t), t.console)
-        for line in report.remarks(t):
+        settings, remarks = report.settings(t), report.remarks(t)
+        report.print_settings(settings, t.console)
+        for line in remarks:
             self._say(line)
+        t.page.start(settings, remarks, cfg.epochs, t.method.steps_per_epoch)
         report.views_picture(self.folder / "views.png", t.views, t.loader, cfg.data.show)
         if t.data.labelled:
             device = t.loaders.device
@@ -62,6 +67,10 @@ class Run:
             }
             if t.started_from is not None:
                 self.baselines["init_from"] = t.probe.features(t.method.backbone.to(device), device)
+            self.before = self.baselines.get("init_from", self.baselines["random_init"])
+        elif t.page.wanted:
+            started = t.untrained if t.started_from is None else t.method.backbone
+            self.before = t.probe.features(started.to(t.loaders.device), t.loaders.device)
 
     def fit(self) -> None:
         """Train.
@@ -123,6 +132,7 @@ class Run:
             self._say(f"{name} at step {t.trainer.global_step}; {how}")
             with contextlib.suppress(RunAborted):
                 self._write_summary({}, finished=False)
+            self._end_page("interrupted", f"{name} at step {t.trainer.global_step}; {how}")
             if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:  # last, because SLURM then ends this job
                 self._say(requeue())
         elif t.trainer.strategy.launcher is not None:
@@ -151,25 +161,47 @@ class Run:
             mine = rows[self.cfg.method.name]
             value = mine["linear_map" if t.data.multilabel else "linear_top1"]
             summary = self._write_summary(
-                {**mine, "baselines": {name: rows[name] for name in self.baselines}}, finished=True
+                {
+                    **mine,
+                    "validation_images": len(features["val"]),
+                    "baselines": {name: rows[name] for name in self.baselines},
+                },
+                finished=True,
             )
-            t.console.print(report.closing_table(rows, report.closing_title(t.data, features["val"])))
+            t.console.print(
+                report.closing_table(rows, report.closing_title(t.data, features["val"]), len(features["val"]))
+            )
         else:
             value = metrics.rankme(t.probe.rows(features))
             self._say(f"feature rank (RankMe) {value:.1f} of {t.method.backbone.feature_dim}; no labels, no top-1")
             summary = self._write_summary({"feature_rank": value}, finished=True)
         for logger in t.trainer.loggers:
             logger.log_metrics({k: v for k, v in summary.items() if k in FIGURES}, step=t.trainer.global_step)
+        show = None if self.cfg.data.show is None else list(self.cfg.data.show)
+        gallery = t.page.gallery(
+            lambda: make_gallery(t.probe, t.data.classes, self.before, features, t.state.train_seconds, show)
+        )
+        self._end_page("finished", "", gallery)
         self._say(f"run folder: {self.folder}")
         return value
 
     def close(self) -> None:
-        """Release the lock; end the wandb run, so that the next trial of a sweep starts its own."""
+        """Close the report; release the lock; end the wandb run, so that the next trial of a sweep starts its own."""
+        error = sys.exc_info()[1]
+        if isinstance(error, (KeyboardInterrupt, SystemExit, Interrupted)):
+            self._end_page("interrupted", "")
+        elif error is not None:
+            kind = "" if isinstance(error, (RunAborted, UserError)) else f"{type(error).__name__}: "
+            self._end_page("failed", f"{kind}{error}")
         if self.lock is not None:
             self.lock.release()
         wandb = sys.modules.get("wandb")
         if wandb is not None and wandb.run is not None:
             wandb.finish()
+
+    def _end_page(self, state: State, message: str, gallery: Gallery | None = None) -> None:
+        trainer = self.training.trainer
+        self.training.page.end(state, message, trainer.current_epoch, trainer.global_step, gallery)
 
     def _say(self, line: str) -> None:
         self.training.console.print(line, soft_wrap=True)
@@ -181,7 +213,8 @@ class Run:
             "data": cfg.data.name,
             "backbone": cfg.backbone.name,
             "seed": cfg.seed,
-            "epochs": cfg.epochs if finished else t.trainer.current_epoch,
+            "epochs": t.trainer.current_epoch,
+            "stopped_early": finished and t.trainer.current_epoch < cfg.epochs,
             "steps": t.trainer.global_step,
             "seconds": round(self.watch(), 2),
             "train_seconds": round(t.state.train_seconds, 2),  # over all sittings, online evaluation not counted

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+EVALUATED = "evaluated_epoch"  # among Lightning's callback metrics: the epoch of the last online evaluation
+
 
 @dataclass
 class RunState:

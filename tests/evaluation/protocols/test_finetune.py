@@ -138,6 +138,8 @@ def test_adamw_of_the_vit_recipe(target, config, optimizer_steps):
     """MAE's table 9: the decay of matrices alone, betas 0.9 and 0.999."""
     protocol = make(config("eval=finetune", "eval/finetune=vit", "ckpt=x", name="eval_linear").eval.finetune)
     assert (protocol.layer_decay, protocol.warmup_epochs, protocol.epochs) == (0.75, 5, 100)
+    few = config("eval=lowshot", "eval/finetune=vit", "ckpt=x", name="eval_linear").eval.lowshot.finetune
+    assert (few.optimizer, few.weight_decay, few.layer_decay) == ("sgd", 0, 1)
     protocol.epochs = 2
     protocol.evaluate(target())
     assert {(tuple(g["betas"]), g["weight_decay"]) for g in optimizer_steps[0]} == {

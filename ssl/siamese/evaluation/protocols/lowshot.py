@@ -16,10 +16,10 @@ from siamese.evaluation.few_labels import few, folds, listed, names_in
 from siamese.evaluation.protocols.base import Protocol, percent
 from siamese.evaluation.protocols.finetune import Score, Tuning, best_of
 from siamese.evaluation.protocols.linear import Linear
-from siamese.evaluation.statistics import interval
 from siamese.evaluation.target import EvalTarget
 from siamese.probes.features import Features
 from siamese.probes.linear import LinearGrid, LinearResult, Standardised, best_head, head_scores
+from siamese.probes.statistics import interval
 from siamese.schema.types import Built, Count, Positives, Seed, Share
 
 FOLDS = 5  # of the linear heads, all trained at once

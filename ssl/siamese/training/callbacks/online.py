@@ -16,7 +16,7 @@ from siamese.methods import Batch, Method
 from siamese.probes import metrics, view_features
 from siamese.probes.linear import TINY
 from siamese.training.probe import RANK_SAMPLES, VIEWS, Probe
-from siamese.training.state import RunState
+from siamese.training.state import EVALUATED, RunState
 
 
 class OnlineEvaluation(pl.Callback):
@@ -107,6 +107,9 @@ class OnlineEvaluation(pl.Callback):
             self.state.figures = {"projection_std": std, "projection_rank": effective_rank, **self.measure(pl_module)}
             for logger in trainer.loggers:
                 logger.log_metrics({**self.state.figures, "epoch": epoch}, step=trainer.global_step)
+        if due:  # to callbacks that monitor a figure, on all ranks
+            shared = trainer.strategy.broadcast(self.state.figures)
+            pl_module.log_dict({**shared, EVALUATED: float(epoch)}, logger=False, rank_zero_only=False)
         self.state.probe_seconds += time.perf_counter() - start
         if collapsed:
             self._report_collapse(epoch, pl_module, std, effective_rank)
@@ -122,6 +125,15 @@ class OnlineEvaluation(pl.Callback):
             raise RunAborted(text)
         if first:
             rank_zero_warn(text)
+
+    def names(self) -> list[str]:
+        """The figures that `measure` gives."""
+        some = torch.eye(4)
+        out = ["projection_std", "projection_rank", *metrics.of_features(some)]
+        out += metrics.of_views(torch.stack([some, some], 1))
+        if self.probe.labelled:
+            out += ["knn_map"] if self.probe.multilabel else ["knn_top1", "online_linear_top1"]
+        return out
 
     @torch.no_grad()
     def measure(self, method: Method) -> dict[str, float]:

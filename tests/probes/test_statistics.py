@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from siamese.evaluation.statistics import exceeds, interval
+from siamese.probes.statistics import exceeds, interval, proportion_interval
 
 
 def test_the_interval_is_students():
@@ -22,3 +22,11 @@ def test_which_differences_exceed_the_spread():
     few, many = [0.90, 0.84], [0.800, 0.801, 0.799, 0.802, 0.798, 0.800, 0.801, 0.799]
     assert stats.ttest_ind(few, many).pvalue < 0.001  # a pooled variance would be sure
     assert exceeds(few, many) is False
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 10), (7, 10), (139, 143), (143, 143), (500, 1000)])
+def test_proportion_interval_is_wilsons(right, count):
+    from scipy.stats import binomtest
+
+    expected = binomtest(right, count).proportion_ci(method="wilson")
+    assert proportion_interval(right / count, count) == pytest.approx((expected.high - expected.low) / 2, abs=1e-6)
