@@ -108,6 +108,15 @@ def test_mistakes():
         siamese.load("nothing.ckpt")
     with pytest.raises(UserError, match="data.path=nowhere: does not exist"):
         siamese.pretrain("nowhere", epochs=1)
+    for given, told in (
+        ({"method": "nope"}, "method=nope: no such option"),
+        ({"foo": 1}, "foo=1: no such key"),
+        ({"settings": ["a=["]}, "command line: .*quotes"),
+        ({"settings": "epochs=1"}, "settings=epochs=1: is text; give a list"),
+    ):
+        for use in (siamese.pretrain, siamese.ImageData):
+            with pytest.raises(UserError, match=told):
+                use(**given)
     with pytest.raises(AttributeError, match="has no attribute 'lod'"):
         siamese.lod  # noqa: B018
 

@@ -11,7 +11,9 @@ import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from siamese import factory, training
 from siamese.config import make, to_dict
@@ -23,6 +25,7 @@ from siamese.handoff.transform import Transform
 from siamese.methods import Method
 from siamese.options import CONF
 from siamese.schema import check_train
+from siamese.schema.messages import all_keys, explain
 from siamese.training.devices import micro_batch_and_steps, resolve_auto
 
 
@@ -97,8 +100,14 @@ def config(
     given = [
         f"{key}={_quoted(value) if isinstance(value, (str, Path)) else _plain(value)}" for key, value in more.items()
     ]
+    if isinstance(settings, str):
+        raise UserError(f"settings={settings}", "is text", "give a list, as in settings=['backbone=resnet18']")
+    overrides = [f"method={method}", *chosen, *map(str, settings), *given]
     with hydra():
-        return compose("train", [f"method={method}", *chosen, *map(str, settings), *given])
+        try:
+            return compose("train", overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain(error, overrides, all_keys(compose("train"))) from error
 
 
 class ImageData(pl.LightningDataModule):

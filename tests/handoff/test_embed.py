@@ -73,7 +73,7 @@ def read(file):
     if file.suffix == ".npz":
         z = np.load(file)
         return z["features"], *(z[k].tolist() for k in ("files", "splits", "labels"))
-    names = file if file.suffix == ".csv" else file.with_name(f"{file.stem}.names.csv")
+    names = file if file.suffix == ".csv" else file.with_name(f"{file.name}.names.csv")
     with names.open(newline="") as stream:
         rows = list(csv.reader(stream))[1:]
     x = np.load(file) if file.suffix == ".npy" else np.array([r[3:] for r in rows], np.float32)
@@ -112,8 +112,8 @@ def test_unreadable_images_are_left_out_and_listed(trained, embed, tmp_path, res
     assert labels == [name[0] for name in files]
     assert set(splits) == {"train"}
     assert np.isfinite(x).all() and len({row.tobytes() for row in x}) == 29
-    assert (tmp_path / "f.skipped.txt").read_text() == f"{folder}/b/07.png\n"
-    about = json.loads((tmp_path / "f.about.json").read_text())
+    assert (tmp_path / "f.npz.skipped.txt").read_text() == f"{folder}/b/07.png\n"
+    about = json.loads((tmp_path / "f.npz.about.json").read_text())
     assert about["embedded"]["skipped"] == 1 and about["method"] == "simsiam"
     with pytest.raises(UserError, match="07.png: cannot be decoded"):
         embed(*given, "data.on_error=stop", out="g.npz")
@@ -156,14 +156,14 @@ def test_other_images_start_anew(trained, embed, tmp_path, monkeypatch):
 
 def test_neighbours_and_near_duplicates_are_written(trained, embed, tmp_path):
     embed(f"ckpt={trained}", "neighbours=true", "duplicates=0.999", "queries=3", "nearest=4")
-    with Image.open(tmp_path / "f.neighbours.png") as picture:
+    with Image.open(tmp_path / "f.npz.neighbours.png") as picture:
         assert picture.size[0] > 5 * neighbours.TILE and picture.size[1] > 3 * neighbours.TILE
-    page = (tmp_path / "f.neighbours.html").read_text()
+    page = (tmp_path / "f.npz.neighbours.html").read_text()
     assert page.count("<figure>") == 3 * 5 and page.count("data:image/") == 3 * 5 and "://" not in page
     x, files, splits, _ = read(tmp_path / "f.npz")
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     similar = np.triu(x @ x.T, 1)
-    with (tmp_path / "f.duplicates.csv").open(newline="") as stream:
+    with (tmp_path / "f.npz.duplicates.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     names = [f"{s}: {f}" for s, f in zip(splits, files, strict=True)]
     expected = {(names[i], names[j]) for i, j in zip(*np.nonzero(similar >= 0.999 + 1e-6), strict=True)}
@@ -176,7 +176,7 @@ def test_single_image_has_no_neighbours(trained, embed, tmp_path):
     folder = photographs(tmp_path / "photos", 1)
     given = (f"ckpt={trained}", "foreign=[data:folder,data.labels:none]", f"data.path={folder}", "neighbours=true")
     x, *_ = read(embed(*given))
-    assert len(x) == 1 and not (tmp_path / "f.neighbours.png").exists()
+    assert len(x) == 1 and not (tmp_path / "f.npz.neighbours.png").exists()
 
 
 def test_nearest_and_pairs_equal_scikit_learn(monkeypatch):
@@ -223,6 +223,10 @@ def test_mistakes(trained, embed, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is there already; add overwrite=true"):
         embed(f"ckpt={trained}")
     assert (tmp_path / "f.npz").read_text() == "mine"
+    (tmp_path / "h.npz.about.json").write_text("mine")
+    with pytest.raises(UserError, match="h.npz.about.json is there already; add overwrite=true"):
+        embed(f"ckpt={trained}", out="h.npz")
+    (tmp_path / "h.npz.about.json").unlink()
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(UserError, match=r"pip install 'siamese-ssl\[parquet\]'"):
         embed(f"ckpt={trained}", out="g.parquet")

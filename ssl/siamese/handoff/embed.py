@@ -31,6 +31,8 @@ from siamese.paths import expand_path
 from siamese.probes.features import forward
 from siamese.schema import check_embed
 
+# What may be written beside `out`, after its whole name.
+BESIDE = ("about.json", "skipped.txt", "names.csv", "neighbours.png", "neighbours.html", "duplicates.csv")
 SAVED_EVERY = 10.0  # seconds between two notes of the position
 
 
@@ -136,8 +138,11 @@ def _check_place(out: Path, overwrite: bool) -> None:
     """Refuse a place that holds something, or cannot be written to."""
     if out.is_dir():
         raise UserError(f"out={out}", "is a folder", "give a file")
-    if out.exists() and not overwrite:
-        raise UserError(f"out={out}", "is there already", "add overwrite=true, or choose another file")
+    beside = [out.with_name(f"{out.name}.{kind}") for kind in BESIDE]
+    there = next((file for file in (out, *beside) if os.path.lexists(file)), None)
+    if there is not None and not overwrite:
+        what = "is there already" if there == out else f"{there.name} is there already"
+        raise UserError(f"out={out}", what, "add overwrite=true, or choose another file")
     if not out.parent.is_dir():
         raise UserError(f"out={out}", f"{out.parent} is not a folder", "make it first")
     if not os.access(out.parent, os.W_OK):
@@ -233,15 +238,15 @@ def _write(job: Job, features: np.ndarray, kept: np.ndarray, skipped: list[str])
     tables.write_table(unfinished, out.suffix, features, kept, job.rows.each(), about)
     if out.suffix == ".npy":
         tables.names_csv(job.work / "names.csv", kept, job.rows.each())
-        os.replace(job.work / "names.csv", out.with_name(f"{out.stem}.names.csv"))
-    write_json(out.with_name(f"{out.stem}.about.json"), about)
+        os.replace(job.work / "names.csv", out.with_name(f"{out.name}.names.csv"))
+    write_json(out.with_name(f"{out.name}.about.json"), about)
     dim = features.shape[1]
     say(
         f"features: {out}, {int(kept.sum()):,} images x {dim} ({', '.join(p.name for p in job.rows.parts)})",
         soft_wrap=True,
     )
     if skipped:
-        listed = out.with_name(f"{out.stem}.skipped.txt")
+        listed = out.with_name(f"{out.name}.skipped.txt")
         write(listed, "\n".join(skipped) + "\n")
         say(f"skipped: {len(skipped):,} unreadable images, listed in {listed}", soft_wrap=True)
     if job.cfg.neighbours:

@@ -37,7 +37,7 @@ def show(cfg: DictConfig, out: Path, trained: Trained, rows: Rows, features: np.
         lines.append(f"neighbours: among {len(chosen):,} of {len(readable):,} images, a seeded choice (compared=)")
     queries = some_of(len(x), cfg.queries, cfg.seed)
     similarity, places = nearest(x, queries, min(cfg.nearest, len(x) - 1))
-    picture, page = (out.with_name(f"{out.stem}.neighbours.{kind}") for kind in ("png", "html"))
+    picture, page = (out.with_name(f"{out.name}.neighbours.{kind}") for kind in ("png", "html"))
     shown = [[int(chosen[i]) for i in (q, *near)] for q, near in zip(queries.tolist(), places.tolist(), strict=True)]
     tiles = [thumbnails(trained, rows, row) for row in shown]
     grid(tiles, [f"{s[0]:.3f}" for s in similarity.tolist()], TILE).save(picture)
@@ -46,7 +46,7 @@ def show(cfg: DictConfig, out: Path, trained: Trained, rows: Rows, features: np.
     write(page, as_page(out.name, tiles, captions, similarity.tolist()))
     lines.append(f"neighbours: {page}, {picture}; the left picture of a row is the query")
     pairs = near_duplicates(x, cfg.duplicates)
-    file = out.with_name(f"{out.stem}.duplicates.csv")
+    file = out.with_name(f"{out.name}.duplicates.csv")
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["similarity", "first", "second"])
