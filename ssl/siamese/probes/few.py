@@ -12,10 +12,11 @@ STRENGTH = 1.0  # of the L2 penalty, that of scikit-learn's C=1; nothing is left
 
 def choice(labels: Tensor, per_class: int, seed: int) -> Tensor:
     """Sorted indices: a seeded choice of `per_class` samples of each class, or all of a class that has fewer."""
+    labels = labels.cpu()  # a wait for the device, not one a class
     generator, chosen = torch.Generator().manual_seed(seed), []
     for label in labels[labels >= 0].unique().tolist():
         members = (labels == label).nonzero().squeeze(1)
-        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class].to(members.device)])
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
     return torch.cat(chosen).sort().values
 
 
