@@ -3,15 +3,18 @@
     python benchmarks/unlabelled.py [OVERRIDES OF train.py …]
     python benchmarks/unlabelled.py data=npz data.path=cifar10.npz data.crop=16 backbone=small batch_size=256
     python benchmarks/unlabelled.py --noise
+    python benchmarks/unlabelled.py --spectrum
 
 Trains every method of --methods for every number of epochs of --epochs, with one seed, judges each checkpoint on the
 test split (eval=linear) and without labels (eval=unlabelled), and prints a table, the rank correlations and one JSON
 line. Runs that are there already (--folder) are not repeated. --noise trains nothing: it prints what RankMe and
-alpha-ReQ read of isotropic noise, N samples of D dimensions. Few samples alone make a spectrum fall.
+alpha-ReQ read of isotropic noise, N samples of D dimensions. Few samples alone make a spectrum fall. --spectrum times
+the singular values of features by a Gram matrix, as the figures take them, and by an SVD.
 """
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import torch
@@ -39,9 +42,12 @@ def main() -> None:
     parser.add_argument("--folder", default="outputs/unlabelled")
     parser.add_argument("--samples", default="10000", help="images for rank, std, alpha and uniformity")
     parser.add_argument("--noise", action="store_true")
+    parser.add_argument("--spectrum", action="store_true")
     a, overrides = parser.parse_known_args()
     if a.noise:
         return noise()
+    if a.spectrum:
+        return spectrum()
     rows = []
     for method in a.methods.split(","):
         for epochs in a.epochs.split(","):
@@ -68,6 +74,18 @@ def main() -> None:
         correlation[figure] = over_all
         print(f"{figure:16} {over_all:6.2f}   ({sum(within) / len(within):.2f})")
     print(json.dumps({"benchmark": "unlabelled", "spearman": correlation, "rows": rows, "overrides": overrides}))
+
+
+def spectrum() -> None:
+    for n, d in ((2048, 128), (2048, 512), (2048, 2048), (512, 2048), (25600, 512)):
+        z = torch.randn(n, d, generator=torch.Generator().manual_seed(0)).double()
+        seconds = []
+        for way in (metrics.spectrum, torch.linalg.svdvals):
+            way(z)
+            start = time.perf_counter()
+            way(z)
+            seconds.append(time.perf_counter() - start)
+        print(f"N {n:6}  D {d:5}  Gram {seconds[0]:7.3f} s  SVD {seconds[1]:7.3f} s  {seconds[1] / seconds[0]:5.1f}x")
 
 
 def noise() -> None:

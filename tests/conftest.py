@@ -3,6 +3,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share two cores (pyproject.toml)
 os.environ["WANDB_MODE"] = "offline"
 
+import itertools
 import logging
 import subprocess
 import sys
@@ -144,6 +145,19 @@ def evaluation(config, tmp_path):
             return BuiltEvaluation(cfg)
 
     return make
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """A clock of the progress that moves so many seconds at each look."""
+
+    def start(seconds: float) -> None:
+        from siamese import progress
+
+        now = itertools.count(0, seconds)
+        monkeypatch.setattr(progress, "clock", lambda: float(next(now)))
+
+    return start
 
 
 @pytest.fixture

@@ -117,6 +117,8 @@ def test_mistakes():
         for use in (siamese.pretrain, siamese.ImageData):
             with pytest.raises(UserError, match=told):
                 use(**given)
+    with pytest.raises(UserError, match=r"batch_size=5000: larger than the training set \(1438 images\)"):
+        siamese.ImageData(batch_size=5000)
     with pytest.raises(AttributeError, match="has no attribute 'lod'"):
         siamese.lod  # noqa: B018
 

@@ -1,4 +1,4 @@
-"""Memory format and allocator."""
+"""Memory format, allocator, cores."""
 
 import subprocess
 import sys
@@ -57,3 +57,18 @@ def test_freed_block_is_reused():
 def test_command_line(monkeypatch, words, told):
     monkeypatch.setattr("sys.argv", words)
     assert environment.command_line() == told
+
+
+@pytest.mark.parametrize(("allowed", "own", "used"), [(1, None, 1), (9, None, 2), (1, "2", 2)])
+def test_threads_are_the_allowed_cores(monkeypatch, allowed, own, used):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if own is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    monkeypatch.setattr(environment, "cores", lambda: allowed)
+    try:
+        environment.limit_threads()
+        assert torch.get_num_threads() == used
+    finally:
+        torch.set_num_threads(before)

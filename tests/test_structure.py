@@ -8,10 +8,10 @@ from paths import ROOT
 PACKAGE = ROOT / "ssl" / "siamese"
 # From the ground up. A module may import modules of lower floors, and of its own room.
 FLOORS = (
-    ("errors", "options"),
+    ("errors", "options", "processors", "intervals"),
     ("paths", "output", "files", "schema"),
     ("config", "recipe", "environment", "distributed"),
-    ("batchnorm", "run_dir", "checkpoints", "pages"),
+    ("batchnorm", "run_dir", "checkpoints", "pages", "progress"),
     ("augment", "backbones", "losses", "optim"),
     ("data",),
     ("methods", "probes"),

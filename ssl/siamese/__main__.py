@@ -5,6 +5,7 @@ import sys
 from difflib import get_close_matches
 
 from siamese import __version__, cli
+from siamese.commands import completion, usage
 
 # Command -> config, module of its `main`, settings in front of the user's, and what it does.
 COMMANDS = {
@@ -17,8 +18,9 @@ COMMANDS = {
     "check": ("train", "train", ["mode=check"], "look at images and settings: siamese check data=digits"),
 }  # fmt: skip
 USAGE = "\n".join(
-    ["usage: siamese COMMAND [KEY=VALUE …]", "", *(f"  {name:8}{told}" for name, (*_, told) in COMMANDS.items())]
-)
+    ["usage: siamese COMMAND [KEY=VALUE …]", "", *(f"  {name:8}{told}" for name, (*_, told) in COMMANDS.items()), "",
+     "siamese COMMAND --help lists groups, settings and examples"]
+)  # fmt: skip
 
 
 def main() -> None:
@@ -30,14 +32,17 @@ def main() -> None:
     if words[0] == "--version":
         print(f"siamese {__version__}")
         return
+    if words[0] in ("-sc", "--shell-completion"):
+        _complete(words)
+        return
     if words[0] not in COMMANDS:
         near = get_close_matches(words[0], COMMANDS, n=2)
         told = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(COMMANDS)}"
         print(f"error: {words[0]}: no such command; {told}", file=sys.stderr)
         sys.exit(2)
     config, module, first, told = COMMANDS[words[0]]
-    if config is None and words[1:2] in (["-h"], ["--help"]):
-        print(told)
+    if {"-h", "--help"} & set(words[1:]):
+        print(told if config is None else usage.text(words[0], f"siamese {words[0]}"))
         return
 
     def task(given):  # type: ignore[no-untyped-def] # a config, or the words of a command that has none
@@ -48,6 +53,21 @@ def main() -> None:
         cli.run_words(task, words[1:])
     else:
         cli.run(task, config, [*first, *words[1:]])
+
+
+def _complete(words: list[str]) -> None:
+    """Install the shell's completion for all commands, or answer it."""
+    line = completion.line()
+    if not completion.asked(words):
+        cli.run(lambda cfg: None, "train", words)
+    elif len(line) == 2:
+        print("\n".join(name for name in COMMANDS if name.startswith(line[1])))
+    elif len(line) > 2 and COMMANDS.get(line[1], (None,))[0] is not None:
+        cli.run(lambda cfg: None, str(COMMANDS[line[1]][0]), words)
+    elif line[1:2] == ["list"]:
+        from siamese.commands.listing import GROUPS
+
+        print("\n".join(group for group in GROUPS if group.startswith(line[-1])))
 
 
 if __name__ == "__main__":

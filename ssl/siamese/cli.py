@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese import output
+from siamese.commands import completion, usage, words
 from siamese.errors import RunAborted, UserError, printable
 from siamese.options import CONF, is_group, options, own_conf
 from siamese.schema.check import hints
@@ -105,6 +106,14 @@ def run(task: Callable[[DictConfig], Any], config_name: str, arguments: Sequence
         _end(f"{missing}; install the package again, or keep the checkout's folder conf where it was", 2)
     typed = sys.argv[1:]
     arguments = list(typed if arguments is None else arguments)
+    command = {"eval_linear": "eval"}.get(config_name, config_name)
+    if any(a in ("-h", "--help") for a in arguments):
+        print(usage.text(command, f"python {os.path.basename(sys.argv[0])}"))
+        sys.exit(0)
+    if completion.asked(arguments):
+        known = functools.partial(_known_keys, config_name)
+        print("\n".join(completion.answer(command, completion.line()[2:], known)))
+        sys.exit(0)
 
     @functools.wraps(task)
     def polite(cfg: DictConfig) -> Any:
@@ -112,17 +121,21 @@ def run(task: Callable[[DictConfig], Any], config_name: str, arguments: Sequence
         return _carry_out(task, cfg)
 
     try:
+        arguments = words.options_first(arguments)
         composed = moved_groups(arguments) if config_name != "train" else arguments
         sys.argv[1:] = with_searchpath(composed)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(polite)()
     except UserError as error:
         _end(str(error), 2)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _undo_sweep()
         _end(f"conf: a yaml cannot be read ({printable(str(error))}); correct the file", 2)
     except (HydraException, OmegaConfBaseException) as error:
+        _undo_sweep()
         _end(str(explain(error, arguments, _known_keys(config_name, arguments))), 2)
     except ValueError as error:
         if "Config group override" not in str(error):  # Hydra's message for a group without an option
+            _end_sweep(error)
             raise
         given = next((a for a in arguments if _is_group_without_option(a)), "a group")
         group = given.split("=")[0]
@@ -131,16 +144,38 @@ def run(task: Callable[[DictConfig], Any], config_name: str, arguments: Sequence
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    from siamese import sweep
+    except Exception as error:
+        _end_sweep(error)
+        raise
+    from siamese.sweep import callback
 
-    sys.exit(sweep.exit_code)
+    sys.exit(callback.exit_code)
 
 
-def run_words(task: Callable[[Sequence[str]], Any], words: Sequence[str]) -> None:
+def _undo_sweep() -> None:
+    """A mistake of the user's leaves nothing of a sweep that had no trial yet."""
+    from siamese.sweep import callback
+
+    callback.undo()
+
+
+def _end_sweep(error: Exception) -> None:
+    """End the process if a launcher or a sweeper has raised the error."""
+    from siamese.sweep import callback
+
+    if isinstance(error.__context__, KeyboardInterrupt):  # a launcher's own troubles with it
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    told = callback.ended_by(error)
+    if told is not None:
+        _end(told, 1)
+
+
+def run_words(task: Callable[[Sequence[str]], Any], given: Sequence[str]) -> None:
     """Run a command that has no config with its words; exit codes as `run`."""
     output.protect()
     try:
-        _carry_out(task, words)
+        _carry_out(task, given)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -184,7 +219,8 @@ def _known_keys(config_name: str, arguments: Sequence[str]) -> list[str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             cfg = compose(config_name, overrides=chosen)
-        except HydraException:  # one of the choices is wrong too
+        except (HydraException, OmegaConfBaseException):  # one of the choices is wrong too
             cfg = compose(config_name)
     OmegaConf.set_struct(cfg, False)
-    return [key for key in all_keys(cfg) if not key.endswith(("_target_", "_partial_"))]
+    keys = [key for key in all_keys(cfg) if not key.endswith(("_target_", "_partial_"))]
+    return keys if config_name == "train" else [*keys, "backbone", "augment"]  # groups that are moved

@@ -1,6 +1,8 @@
 """Composed configs: to objects, to plain values; and how Hydra was started."""
 
+import importlib
 import inspect
+import warnings
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -39,6 +41,16 @@ def make(node: Any, **arguments: Any) -> Any:
 def to_dict(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as plain values."""
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def optuna() -> Any:
+    """The module of that name. Hydra's sweeper needs release 2.10, which SQLAlchemy 2 warns about, and which announces
+    each study."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = importlib.import_module("optuna")
+    found.logging.set_verbosity(found.logging.WARNING)
+    return found
 
 
 def in_sweep() -> bool:

@@ -1,6 +1,8 @@
-"""Versions, device names, memory, time: what a run depends on and what it uses."""
+"""Versions, device names, memory, cores, time: what a run depends on and what it uses."""
 
+import contextlib
 import ctypes
+import os
 import platform
 import resource
 import shlex
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 
 import siamese
+from siamese.processors import cores
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 
@@ -45,6 +48,15 @@ def peak_memory_mb(device: torch.device) -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mb` count from here on, so that a trial of a sweep does not report an earlier one's peak. The
+    host's peak can be reset on Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak resident set becomes the current one
+
+
 class Stopwatch:
     """Seconds since its construction."""
 
@@ -67,6 +79,14 @@ def keep_freed_memory() -> None:
     if mallopt is not None:  # musl has none
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def limit_threads() -> None:
+    """Let torch use no more threads than `cores`: further ones would wait for each other. The user's
+    OMP_NUM_THREADS is left as it is."""
+    allowed = cores()
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > allowed:
+        torch.set_num_threads(allowed)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

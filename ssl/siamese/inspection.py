@@ -18,7 +18,7 @@ from siamese.data.packed import PackedImages
 from siamese.data.survey import Survey, longest_ratio, survey
 from siamese.environment import device_name
 from siamese.errors import UserError
-from siamese.output import console
+from siamese.output import console, print_table
 from siamese.training import report
 from siamese.training.build import Plan, Training
 from siamese.training.devices import make_trainer
@@ -64,7 +64,7 @@ def print_survey(shown_on: Console, part: str, found: Survey) -> None:
         table.add_column(column, justify="right" if column in ("channels", "images") else "left")
     for kind, count in found.kinds.most_common():
         table.add_row(*map(str, kind), f"{count:,}")
-    shown_on.print(table)
+    print_table(shown_on, table)
     lines = []
     if found.sizes:
         ratio = longest_ratio(found.sizes)

@@ -6,6 +6,7 @@ import sys
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.table import Table
 
 
 class Unfailing:
@@ -62,6 +63,15 @@ def protect() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
         setattr(sys, name, Unfailing(stream, sys.stderr if name == "stdout" else None))
+
+
+def print_table(out: Console, table: Table) -> None:
+    """Print a table below its title. The title is a line of its own, which does not wrap to the width of the table."""
+    title, table.title = table.title, None
+    if title:
+        out.print(title, soft_wrap=True)
+    out.print(table)
+    table.title = title
 
 
 def console() -> Console:

@@ -39,8 +39,8 @@ def _unusual(path: Path) -> bool:
 
 
 def resolve_run_dir(cfg: DictConfig, default: str) -> Path:
-    """The run folder: `run_dir`, or `default`/<date>_<time>. A trial of a sweep adds its number: `run_dir`/<number>, or
-    `default`/<date>_<time>_<number>.
+    """The run folder: `run_dir`, or `default`/<date>_<time>. Trials of a sweep are numbered: train.py's lie in the
+    sweep's folder, eval_linear.py's are `run_dir`/<number> or `default`/<date>_<time>_<number>.
 
     Processes that Lightning starts for further devices read the first process's choice from an environment variable.
     """
@@ -48,7 +48,9 @@ def resolve_run_dir(cfg: DictConfig, default: str) -> Path:
     if inherited and not is_rank_zero():
         return Path(inherited)
     trial = f"{HydraConfig.get().job.num:02d}" if in_sweep() else ""
-    if cfg.run_dir is not None:
+    if trial and "sweep" in HydraConfig.get().callbacks:  # `siamese.sweep` has chosen a folder
+        folder = Path(HydraConfig.get().sweep.dir) / trial
+    elif cfg.run_dir is not None:
         folder = expand_path(cfg.run_dir, "run_dir") / trial
     else:
         # Microseconds, because the jobs of an array start within one second.

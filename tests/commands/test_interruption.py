@@ -27,12 +27,12 @@ def test_ctrl_c_keeps_the_checkpoint_and_prints_how_to_resume(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_run_killed_ten_times_at_random_moments_resumes_bit_by_bit(tmp_path):
+def test_run_killed_six_times_at_random_moments_resumes_bit_by_bit(tmp_path):
     whole = start([*SHORT, "run_dir=whole"], tmp_path)
     file = tmp_path / "part" / "checkpoints" / "last.ckpt"
     dice, steps, kills = random.Random(0), [], 0
     part = start([*SHORT, "run_dir=part"], tmp_path)
-    while kills < 10:
+    while kills < 6:
         before = modified(file)
         wait_for(part, lambda before=before: modified(file) != before)
         # Some steps further, or while a checkpoint is written; two more at most: a fast machine must not be done first.
@@ -50,7 +50,7 @@ def test_run_killed_ten_times_at_random_moments_resumes_bit_by_bit(tmp_path):
     assert whole.wait(timeout=120) == 0
     whole.communicate()
     assert steps == sorted(steps)
-    assert len(set(steps)) >= 8  # it went on in between
+    assert len(set(steps)) >= 5  # it went on in between
     assert steps[-1] < 440
     assert differences(*(load(tmp_path / f / "checkpoints" / "last.ckpt") for f in ("part", "whole"))) == []
 

@@ -11,6 +11,7 @@ import pytest
 from pages.page_cases import Page, stored_gallery, write_run
 from paths import ROOT
 
+from siamese import files
 from siamese.commands import report
 from siamese.errors import UserError
 from siamese.run_dir import RunDirLock
@@ -156,7 +157,7 @@ def test_running_and_killed_runs(here):
     report.main(["r"])
     assert "ended without a word" in (run / "report.html").read_text()
     (run / ".lock").touch()
-    assert not report.in_use(run)
+    assert not files.in_use(run)
     reading, writing = os.pipe()
     done_reading, done = os.pipe()
     child = os.fork()

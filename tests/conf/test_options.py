@@ -197,12 +197,39 @@ def test_protocol_option_builds_the_protocol_of_its_name(config, protocol):
         assert make(cfg.eval[protocol]).name == protocol
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda f: f.name)
-def test_sweep_file_varies_existing_keys(config, file):
-    sweep = yaml.safe_load(file.read_text())
+def first_trial(sweep):
+    """The command line that `wandb agent` makes of a sweep for the first or smallest value of each parameter, as in
+    https://docs.wandb.ai/guides/sweeps/define-sweep-configuration#command-macros."""
+    values = {k: v.get("values", [v.get("min")])[0] for k, v in sweep["parameters"].items()}
+    macros = {
+        "${env}": ["/usr/bin/env"], "${interpreter}": ["python"], "${program}": [sweep["program"]],
+        "${args_no_hyphens}": [f"{key}={value}" for key, value in values.items()],
+    }  # fmt: skip
+    return [word for chunk in sweep["command"] for word in macros.get(chunk, [chunk])]
+
+
+def test_wandb_sweep_starts_trials_that_compose(config):
+    sweep = yaml.safe_load((ROOT / "conf" / "wandb_sweep.yaml").read_text())
     keys = all_keys(config())
     assert sweep["parameters"]
     assert set(sweep["parameters"]) <= set(keys)
+    assert sweep["metric"] == {"name": "linear_top1", "goal": "maximize"}
+    words = first_trial(sweep)
+    assert words[:4] == ["/usr/bin/env", "python", "train.py", "logger=wandb"]
+    assert (ROOT / words[2]).is_file()
+    assert not [word for word in words if "${" in word]
+    cfg = config(*words[3:])
+    check_train(cfg)
+    assert (cfg.method.name, cfg.optimizer.lr, cfg.seed) == ("simclr", 0.001, 0)
+    assert list(cfg.logger) == ["wandb"]
+
+
+def test_several_loggers_compose(config):
+    cfg = config("logger=[wandb,tensorboard,mlflow]", "logger.wandb.project=mine")
+    check_train(cfg)
+    assert list(cfg.logger) == ["wandb", "tensorboard", "mlflow"]
+    assert cfg.logger.wandb.project == "mine"
+    assert config().logger == {}
 
 
 @pytest.mark.parametrize(

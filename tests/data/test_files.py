@@ -61,6 +61,18 @@ def test_squares_and_crops_are_torchvisions(tmp_path, suffix, channels, dtype):
         torch.testing.assert_close(crop.float(), expected, atol=step, rtol=0)
 
 
+def test_reading_all_files_shows_progress(tmp_path, capsys, ticking):
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for file in files:
+        save(file)
+    store = ImageFiles(files, 8, Kind(3, np.dtype(np.uint8), MOST))
+    ticking(6)
+    for threads in (1, 2):
+        whole = store.read_all(threads)
+        assert torch.equal(whole.images, store.read(torch.arange(3)).images)
+    assert capsys.readouterr().out == "decoding: 1 of 3 images, 12 s left\n" * 2
+
+
 def test_jpeg_turned_by_exif_is_cut_upright(tmp_path):
     x = save(tmp_path / "a.png", height=64, width=96)
     turned = Image.fromarray(np.rot90(x).copy())  # as the camera held it; orientation 6 is undone by -90 degrees

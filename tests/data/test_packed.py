@@ -124,7 +124,7 @@ def test_an_interrupted_build_leaves_nothing(classes, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(packed_module, "track", stop)
+        m.setattr(packed_module, "over", stop)
         with pytest.raises(KeyboardInterrupt):
             everything(data(classes, tmp_path / "p").pretrain)
     assert not (tmp_path / "p").exists()

@@ -131,7 +131,12 @@ def settings(overrides: list[str]) -> list[list[str]]:
     choices = []
     for o in parsed:
         key = o.get_key_element()
-        choices.append([f"{key}={v}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line])
+        if o.is_interval_sweep():  # of a search
+            choices.append([f"{key}={o.value().start}"])
+        else:
+            choices.append(
+                [f"{key}={v}" for v in o.sweep_string_iterator()] if o.is_sweep_override() else [o.input_line]
+            )
     return [[choice[i % len(choice)] for choice in choices] for i in range(max(map(len, choices)))]
 
 

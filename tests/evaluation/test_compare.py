@@ -5,7 +5,8 @@ import pytest
 from rich.console import Console
 
 from siamese.errors import UserError
-from siamese.evaluation.compare import compare
+from siamese.evaluation.compare import _cell, _table, compare
+from siamese.output import print_table
 
 
 def test_runs_side_by_side(tmp_path, capsys):
@@ -90,3 +91,14 @@ def test_damaged_field_of_results_is_refused(tmp_path, change):
         return  # nothing to show is no harm
     with pytest.raises(UserError, match="is not one of eval_linear.py"):
         compare([str(tmp_path)], Console())
+
+
+def test_no_figure_is_cut_on_a_narrow_terminal(capsys):
+    many = {f"digits {i}": [0.9 + i / 1000, 0.92] for i in range(9)}
+    for values in ({"a, small": many, "b, small": many}, {f"{n} {'long name' * 3}": {"knn": [0.9]} for n in "abc"}):
+        columns = list(dict.fromkeys(c for row in values.values() for c in row))
+        print_table(Console(width=80), _table(values, dict.fromkeys(values, 2), columns))
+        out = capsys.readouterr().out
+        assert "…" not in out and max(map(len, out.splitlines())) <= 80
+        for row in values.values():
+            assert all(_cell(row[c]) in out for c in columns)

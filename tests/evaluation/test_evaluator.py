@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import sys
 
@@ -35,6 +36,16 @@ def choices(node, path=""):
         elif isinstance(value, dict):
             out |= choices(value, f"{path}/{key}")
     return out
+
+
+def test_long_protocols_show_progress(trained, evaluation, capsys, ticking):
+    made = evaluation(trained, "eval.protocols=[linear,finetune]", "eval.linear.epochs=2", "eval.finetune.epochs=1")
+    ticking(20)
+    made.run()
+    out = capsys.readouterr().out
+    assert "\ndigits, raw_pixels, linear, train_labeled split, features: 1 of 6 batches, 1 min left\n" in out
+    assert "\ndigits, simsiam, linear, linear heads: 1 of 2 epochs, 20 s left\n" in out
+    assert re.search(r"\ndigits, random_init, finetune, fine-tuning: 1 of \d+ steps, \d+ (s|min) left\n", out)
 
 
 def test_every_protocol(trained, evaluation, tmp_path, capsys):

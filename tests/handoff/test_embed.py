@@ -117,6 +117,7 @@ def test_unreadable_images_are_left_out_and_listed(trained, embed, tmp_path, res
     assert about["embedded"]["skipped"] == 1 and about["method"] == "simsiam"
     with pytest.raises(UserError, match="07.png: cannot be decoded"):
         embed(*given, "data.on_error=stop", out="g.npz")
+    assert not list(tmp_path.glob("g.npz*"))
 
 
 def test_interrupted_command_goes_on(trained, embed, tmp_path, monkeypatch):
@@ -139,6 +140,40 @@ def test_interrupted_command_goes_on(trained, embed, tmp_path, monkeypatch):
     assert not (tmp_path / "part.parquet.partial").exists()
     first, second = (pq.read_table(tmp_path / f"{n}.parquet") for n in ("whole", "part"))
     assert first.equals(second) and len(whole) > 0
+
+
+@pytest.mark.parametrize("moved", [0, 1, 3])
+def test_command_interrupted_between_its_files_goes_on(trained, embed, tmp_path, monkeypatch, moved):
+    """All files are whole or absent, and the command that is given again finds nothing in its way."""
+    replace, done = os.replace, []
+
+    def stop(source, target):
+        if ".partial" in str(source) and "made" in str(source):
+            if len(done) == moved:
+                raise KeyboardInterrupt
+            done.append(target)
+        replace(source, target)
+
+    given = (f"ckpt={trained}", "neighbours=true", "queries=3", "nearest=4")
+    with monkeypatch.context() as patched:
+        patched.setattr(module.os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            embed(*given, out="features.npy")
+    assert not (tmp_path / "features.npy").exists()
+    x, *_ = read(embed(*given, out="features.npy"))
+    whole, *_ = read(embed(*given, out="whole.npy"))
+    assert np.array_equal(x, whole)
+    assert not (tmp_path / "features.npy.partial").exists()
+    names = {f.name.removeprefix("features") for f in tmp_path.glob("features.npy.*")}
+    assert names == {f.name.removeprefix("whole") for f in tmp_path.glob("whole.npy.*")}
+
+
+def test_replaced_file_leaves_nothing_of_the_older_one(trained, embed, tmp_path):
+    embed(f"ckpt={trained}", "neighbours=true", "queries=3", "nearest=4")
+    assert (tmp_path / "f.npz.neighbours.html").is_file()
+    embed(f"ckpt={trained}", "overwrite=true")
+    assert not (tmp_path / "f.npz.neighbours.html").exists()
+    assert (tmp_path / "f.npz.about.json").is_file()
 
 
 def test_other_images_start_anew(trained, embed, tmp_path, monkeypatch):

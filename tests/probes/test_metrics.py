@@ -27,6 +27,16 @@ def test_rankme_of_an_uneven_spectrum():
     assert metrics.rankme(z) == pytest.approx(2**1.5, rel=1e-4)  # entropy of 1.5 bits
 
 
+@pytest.mark.parametrize("shape", [(200, 30), (30, 200), (50, 50)])
+def test_rankme_of_wide_and_tall_features(shape):
+    """Against the singular values of numpy; features fall off by six orders of magnitude."""
+    z = torch.randn(*shape, dtype=torch.float64) * torch.logspace(0, -6, shape[1], dtype=torch.float64)
+    s = np.linalg.svd(z.numpy(), compute_uv=False)
+    p = s / s.sum() + 1e-7
+    assert metrics.rankme(z.float()) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-5)
+    assert metrics.spectrum(z).numpy() == pytest.approx(s**2, rel=1e-6, abs=1e-14 * s[0] ** 2)
+
+
 def test_rankme_of_nonfinite_features_is_nan():
     z = torch.randn(10, 4)
     z[3, 2] = float("nan")

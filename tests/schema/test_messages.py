@@ -6,7 +6,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from siamese.schema.messages import all_keys, explain
+from siamese.schema.messages import SYNONYMS, all_keys, explain
 
 
 def test_all_keys_names_nodes_and_values():
@@ -31,6 +31,17 @@ def test_all_keys_names_nodes_and_values():
         ("train", "method.momentumm=0.9", "method.momentumm=0.9: no such key; method has _target_, name, output_dim"),
         ("train", "method/loss=nt_xent", "method/loss=nt_xent: the chosen option of method has no such group"),
         ("train", "+data=cifar10", r"\+data=cifar10: the group has an option already; use data=cifar10"),
+        ("train", "optimizer.learning_rate=3", "optimizer.learning_rate=3: no such key; did you mean optimizer.lr\\?$"),
+        ("train", "learningRate=3", "did you mean optimizer.lr\\?$"),
+        ("train", "wd=3", "did you mean optimizer.weight_decay\\?$"),
+        ("train", "n_epochs=3", "did you mean epochs\\?$"),
+        ("train", "data.num_workers=3", "did you mean data.workers\\?$"),
+        ("train", "arch=resnet50", "arch=resnet50: no such key; did you mean backbone\\?$"),
+        ("train", "img_size=32", "did you mean data.crop\\?$"),
+        ("train", "output_dir=x", "did you mean run_dir\\?$"),
+        ("train", "ema=0.9", "ema=0.9: no such key; --cfg job prints all keys$"),  # simsiam has no momentum
+        ("eval_linear", "checkpoint=x", "did you mean ckpt\\?$"),
+        ("eval_linear", "optimizer.learning_rate=3", "no such key; --cfg job prints all keys$"),
         ("train", "conf=sweep", "conf=sweep: no such key; --cfg job prints all keys"),
         ("train", "run_dir=a[b", "command line: .*; put a value with special characters in quotes"),
         ("eval_linear", "eval=nope", "eval=nope: no such option; choose one of all, as_trained, finetune, knn"),
@@ -43,3 +54,18 @@ def test_errors_of_hydra_name_key_and_remedy(config, config_name, given, says):
         config(given, name=config_name)
     told = explain(error.value, [given], keys)
     assert re.search(says, str(told)), told
+
+
+def test_synonyms_name_keys_that_exist(config):
+    configs = [config("data=folder", "method=moco"), *(config(name=n) for n in ("eval_linear", "embed", "export"))]
+    known = {key for cfg in configs for key in all_keys(cfg)}
+    assert {key for keys in SYNONYMS.values() for key in keys} <= known
+    for name in SYNONYMS:
+        assert name == name.lower().replace("_", "")
+
+
+def test_synonym_offers_what_the_command_has():
+    error = HydraException("Could not override 'tau'.\nKey 'tau' is not in struct")
+    keys = ["method", "method.momentum", "method.temperature"]
+    assert str(explain(error, ["tau=1"], keys)).endswith("did you mean method.temperature or method.momentum?")
+    assert str(explain(error, ["tau=1"], keys[:2])).endswith("did you mean method.momentum?")

@@ -266,6 +266,11 @@ def test_config_of_older_version_is_upgraded(config):
     cfg = trusted(old, "ckpt=x", trust=False)
     assert cfg.method.name == "simclr"
     assert factory.backbone(cfg).feature_dim == 8
+    for target, name in (("WandbLogger", "wandb"), ("TensorBoardLogger", "tensorboard"), ("CometLogger", "own")):
+        node = {"_target_": f"pytorch_lightning.loggers.{target}", "project": "siamese"}
+        assert upgraded({"logger": node})["logger"] == {name: node}
+    node = {"_target_": "pytorch_lightning.loggers.WandbLogger", "project": "siamese"}
+    assert trusted({**old, "logger": node}, "ckpt=x", trust=False).logger == {"wandb": node}
     same = {"source": {"_target_": "hydra.utils.get_class", "path": "torchvision.datasets.CIFAR10"}}
     eight_bits = {"channels": 3, "value_range": [0.0, 255.0]}
     new = {"data": {"source": "CIFAR10", "show": None, **eight_bits}, "trainer": {}}

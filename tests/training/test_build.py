@@ -1,5 +1,6 @@
 """What is built before anything is written: splits, networks, weights to start from."""
 
+import importlib.util
 import json
 
 import pytest
@@ -54,3 +55,10 @@ def test_init_from_loads_backbone_and_adds_a_baseline(session, tmp_path):
         session(f"init_from={plain}", "backbone.widths=[4,16]", folder="other")
     with pytest.raises(UserError, match="init_from=nowhere: is not a file"):
         session("init_from=nowhere", folder="other")
+
+
+def test_device_statistics_of_a_cpu_need_psutil(session, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "psutil" else find(name, *more))
+    with pytest.raises(UserError, match="callbacks.device_stats: on a CPU it needs psutil; pip install psutil"):
+        session("callbacks=device_stats")

@@ -8,7 +8,8 @@ from rich.console import Console
 from siamese.training import report
 
 
-def test_few_labels_are_in_summary_and_table(session, tmp_path):
+def test_few_labels_are_in_summary_and_table(session, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     run = session()
     run.fit()
     run.finish()
@@ -19,6 +20,8 @@ def test_few_labels_are_in_summary_and_table(session, tmp_path):
             assert 0 < row[key] < 1 and row[f"{key}_interval95"] > 0
     assert summary["baselines"]["raw_pixels"]["linear_top1_10_labels"] > 0.75  # measured: 0.84
     assert 0.4 < summary["baselines"]["raw_pixels"]["linear_top1_1_label"] < 0.7  # measured: 0.58
+    title = "digits: top-1 on 143 validation images ± half its 95 % interval"
+    assert title in capsys.readouterr().out.splitlines()  # not wrapped to the width of the table
 
 
 def test_class_with_few_images_leaves_columns_out(session, tmp_path):

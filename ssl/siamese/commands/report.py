@@ -1,15 +1,13 @@
 """`siamese report`: the report of a run anew, or several runs on one page."""
 
 import contextlib
-import errno
-import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from siamese.errors import RunAborted, UserError
-from siamese.files import NO_ROOM
+from siamese.files import NO_ROOM, in_use
 from siamese.output import console
 from siamese.pages.evaluations import below, of_run
 from siamese.pages.html import is_page
@@ -157,18 +155,3 @@ def _save(file: Path, content: str) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def in_use(folder: Path) -> bool:
-    """Whether another process holds the lock of a run folder; a killed run leaves the file without a lock."""
-    try:
-        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in (errno.EACCES, errno.EAGAIN)
-    finally:
-        os.close(descriptor)
-    return False

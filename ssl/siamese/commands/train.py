@@ -1,20 +1,25 @@
 """`siamese train`, train.py: pretrain a backbone."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from siamese import sweep, training
 from siamese.config import in_sweep
 
 
-def train(cfg: DictConfig) -> float:
-    """One run, from config to closing table. Returns the validation figure: linear top-1 (mAP where an image may have
-    several labels), or RankMe of the features if there are no labels."""
+def train(cfg: DictConfig) -> tuple[float, Path, Mapping[str, Any]]:
+    """One run, from config to closing table.
+
+    Returns:
+        The validation figure: linear top-1 (mAP where an image may have several labels), or RankMe of the features if
+        there are no labels; the run folder; the summary, which is empty on other ranks than 0.
+    """
+    from siamese import training  # torch and Lightning take seconds to import; a finished trial needs neither
+
     value, run = training.run(training.build(training.check(cfg)))
-    if in_sweep() and run.summary:
-        sweep.record(run.folder, run.summary, None)
-    return value
+    return value, run.folder, run.summary
 
 
 def main(cfg: DictConfig) -> Any:
@@ -24,9 +29,7 @@ def main(cfg: DictConfig) -> Any:
 
         return inspection.check(cfg) if cfg.mode == "check" else inspection.preview(cfg)
     if not in_sweep():
-        return train(cfg)
-    try:
-        return train(cfg)
-    except Exception as error:
-        sweep.record(None, None, error)
-        return float("nan")
+        return train(cfg)[0]
+    from siamese.sweep.trial import carry_out
+
+    return carry_out(cfg, train)

@@ -1,7 +1,7 @@
 """Image files: what kind of images they hold, squares of them for stores in memory, and crops at full resolution."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from siamese.data.decoding import ImageError, ImageInfo, OpenedImage, as_channel
 from siamese.data.images import ImageBatch, ImageStore, digest_of_files
 from siamese.data.items import Files, Items
 from siamese.errors import UserError
+from siamese.progress import over
 
 INSPECTED = 256  # headers from which the kind of images is taken, evenly chosen
 T = TypeVar("T")
@@ -211,7 +212,14 @@ class ImageFiles(ImageStore):
         Raises:
             UserError: no file can be decoded.
         """
-        made, errors = self._each(indices, threads, lambda file, index: self.kind.square(file, self.size))
+        return self._squares(indices, threads, "")
+
+    def read_all(self, threads: int = 1) -> ImageBatch:
+        """All squares; the progress is shown."""
+        return self._squares(torch.arange(len(self)), threads, "decoding")
+
+    def _squares(self, indices: Tensor, threads: int, what: str) -> ImageBatch:
+        made, errors = self._each(indices, threads, lambda file, index: self.kind.square(file, self.size), what)
         squares, aspect_ratios = zip(*made, strict=True)
         return ImageBatch(torch.stack(squares), torch.tensor(aspect_ratios), *_told(errors))
 
@@ -220,8 +228,11 @@ class ImageFiles(ImageStore):
         made, errors = self._each(indices, threads, lambda file, index: self.kind.crops(file, cutter, epoch, index))
         return ImageBatch([torch.stack(view) for view in zip(*made, strict=True)], None, *_told(errors))
 
-    def _each(self, indices: Tensor, threads: int, make: Callable[[Path, int], T]) -> tuple[list[T], list[str]]:
-        """`make` of the file at each index, or of the next readable one, and an error or "" for each."""
+    def _each(
+        self, indices: Tensor, threads: int, make: Callable[[Path, int], T], what: str = ""
+    ) -> tuple[list[T], list[str]]:
+        """`make` of the file at each index, or of the next readable one, and an error or "" for each. `what` names the
+        work where its progress is to be shown."""
 
         def one(index: int) -> tuple[T, str]:
             error = ""
@@ -235,12 +246,12 @@ class ImageFiles(ImageStore):
                 "data.path", f"none of its {len(self.files)} images can be read ({error})", "check the files"
             )
 
-        with one_thread():
-            if threads > 1:
-                with ThreadPoolExecutor(threads) as pool:  # decoding releases Python's lock
-                    found = list(pool.map(one, indices.tolist()))
-            else:
-                found = [one(i) for i in indices.tolist()]
+        with one_thread(), contextlib.ExitStack() as stack:
+            each: Callable[..., Iterable[tuple[T, str]]] = map
+            if threads > 1:  # decoding releases Python's lock
+                each = stack.enter_context(ThreadPoolExecutor(threads)).map
+            made = each(one, indices.tolist())
+            found = list(over(made, len(indices), what, "images") if what else made)
         return [value for value, _ in found], [error for _, error in found]
 
     def subset(self, indices: Tensor) -> "ImageFiles":

@@ -184,6 +184,12 @@ class Loader:
             self.batches += 1
             yield batch
 
+    def epochs(self, count: int) -> Iterator[Batch]:
+        """The batches of so many epochs, each in an order of its own."""
+        for epoch in range(count):
+            self.sampler.set_epoch(epoch)
+            yield from self
+
     def _batches(self) -> Iterator[Batch]:
         if self.loader is not None:
             for index, batch in self.loader:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from siamese.data.files import Kind, one_thread
@@ -21,6 +20,8 @@ from siamese.data.images import ChainedImages, ImageBatch, ImageStore, rows
 from siamese.data.items import Items
 from siamese.errors import RunAborted, UserError
 from siamese.files import NO_ROOM, make_temp_dir, reserve
+from siamese.processors import cores
+from siamese.progress import over
 
 
 class PackedImages(ImageStore):
@@ -170,8 +171,8 @@ class PackedFile:
                 except (OSError, ValueError) as reason:
                     errors[i] = str(reason)
 
-            with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases Python's lock
-                for _ in track(pool.map(one, range(count)), "packing images", count, transient=True):
+            with one_thread(), ThreadPoolExecutor(cores()) as pool:  # decoding releases Python's lock
+                for _ in over(pool.map(one, range(count)), count, "packing", "images"):
                     if errors and self.on_error == "stop":
                         pool.shutdown(cancel_futures=True)
                         break

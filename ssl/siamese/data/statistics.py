@@ -10,6 +10,7 @@ from torch import Tensor
 from siamese.data.dataset import some_of
 from siamese.data.images import ImageStore, check_readable, listed, rows
 from siamese.errors import UserError
+from siamese.progress import over
 from siamese.schema.types import EIGHT_BITS
 
 IMAGES, PIXELS = 2048, 1024  # a seeded choice of images; pixels of each, evenly chosen, for percentiles
@@ -67,7 +68,8 @@ def sampled(store: ImageStore, threads: int) -> Iterator[Tensor]:
         UserError: an image cannot be decoded and the store's `on_error` is ``stop``.
     """
     check_readable(store, store.prepare())
-    for index in some_of(len(store), IMAGES).split(BLOCK):
+    blocks = some_of(len(store), IMAGES).split(BLOCK)
+    for index in over(blocks, len(blocks), "measuring images", "blocks"):
         batch = store.read(index, threads)
         check_readable(store, batch.errors)
         (images,) = listed(batch.images)

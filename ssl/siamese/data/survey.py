@@ -11,6 +11,7 @@ from siamese.data.dataset import some_of
 from siamese.data.decoding import open_image
 from siamese.data.files import one_thread
 from siamese.data.items import Items
+from siamese.progress import over
 
 
 @dataclass
@@ -61,7 +62,7 @@ def survey(items: Items, max_pixels: int, threads: int, limit: int) -> Survey:
 
     chosen = some_of(len(items), limit).tolist()
     with one_thread(), ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(look, chosen):
+        for _ in over(pool.map(look, chosen), len(chosen), "decoding", "images"):
             found.read += 1
     found.seconds = time.perf_counter() - start
     for names in (*found.unreadable.values(), found.constant):

@@ -17,7 +17,7 @@ from siamese.checkpoints import formats, reading
 from siamese.config import to_dict
 from siamese.data import DataSet
 from siamese.data.statistics import value_range
-from siamese.environment import Stopwatch, channels_last, keep_freed_memory
+from siamese.environment import Stopwatch, channels_last, keep_freed_memory, limit_threads
 from siamese.errors import UserError, printable
 from siamese.evaluation import settings
 from siamese.evaluation.baselines import Row, load_projector, supervised_row
@@ -120,6 +120,7 @@ def build(plan: Plan) -> Evaluation:
     cfg, trained = plan.cfg, plan.trained
     shown_on = console()
     keep_freed_memory()
+    limit_threads()
     given = settings.Given(cfg.foreign)
     as_trained = not given.chooses("data") or not plan.ours
     first = _data_set(plan, plan.judged, (plan.ours and as_trained) or given.has("data.value_range"))

@@ -17,6 +17,7 @@ from siamese.data import Loader, Split, is_known
 from siamese.errors import RunAborted, UserError
 from siamese.files import digest_of_file, make_temp_dir
 from siamese.probes.features import Features, extract, forward
+from siamese.progress import over
 
 
 class FeatureCache:
@@ -46,7 +47,7 @@ class FeatureCache:
             RunAborted: the disk write failed.
         """
         if self.folder is None:
-            return extract(backbone, batches, view, device)
+            return extract(backbone, over(batches, len(batches), "features", "batches"), view, device)
         large = len(split) * int(getattr(backbone, "feature_dim", 0)) * 4 / 1e6 > self.in_memory_mb
         described = {
             "network": digest_of_network(backbone),
@@ -69,7 +70,8 @@ class FeatureCache:
             self.found += 1
         else:
             try:
-                self._store(where, described, forward(backbone, batches, view, device), len(split))
+                seen = over(batches, len(batches), "features", "batches")
+                self._store(where, described, forward(backbone, seen, view, device), len(split))
             except OSError as error:
                 raise RunAborted(
                     f"features cannot be stored in {self.folder} ({error}); make room, or set eval.cache=null"

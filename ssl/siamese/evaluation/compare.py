@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from siamese.errors import UserError
+from siamese.intervals import exceeds, interval
+from siamese.output import print_table
 from siamese.paths import expand_path
-from siamese.probes.statistics import exceeds, interval
 
 RENAMED = {"trust": "trust_coefficient"}  # of linear_crops, since 2026-11-24
 ADDED = {"optimizer": "sgd"}  # of finetune: a key that was added since -> what it was before it existed
@@ -53,17 +54,29 @@ def compare(folders: Sequence[str], console: Console) -> Values:
                 "give each once, so that the spread is one over seeds",
             )  # fmt: skip
     columns = list(dict.fromkeys(c for row in values.values() for c in row))
-    what = "top-1 % or mAP %" if any(c.endswith(" mAP") for c in columns) else "top-1 %"
-    table = Table(title=f"{what}, mean ± half of the 95 % interval over seeds", title_justify="left")
-    for column in ("pretraining", "seeds", *columns):
-        table.add_column(column, justify="left" if column == "pretraining" else "right")
-    for name, row in values.items():
-        table.add_row(name, str(len(seeds[name])), *(_cell(row.get(c)) for c in columns))
-    console.print(table)
+    print_table(console, _table(values, {name: len(members) for name, members in seeds.items()}, columns))
     for (a, row_a), (b, row_b) in itertools.combinations(values.items(), 2):
         for column in (c for c in columns if c in row_a and c in row_b):
             _say(console, a, b, column, row_a[column], row_b[column])
     return values
+
+
+def _table(values: Values, seeds: dict[str, int], columns: Sequence[str]) -> Table:
+    """A row for each pretraining, or for each figure if there are more of these: the narrower table."""
+    what = "top-1 % or mAP %" if any(c.endswith(" mAP") for c in columns) else "top-1 %"
+    out = Table(title=f"{what}, mean ± half of the 95 % interval over seeds", title_justify="left")
+    rows = [["pretraining", *values], ["seeds", *(str(seeds[name]) for name in values)]]
+    rows += [[column, *(_cell(row.get(column)) for row in values.values())] for column in columns]
+    if len(columns) <= len(values):
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    for i, column in enumerate(zip(*rows, strict=True)):
+        head, *cells = column
+        # No digit is lost where the table is wider than the terminal.
+        wide = max(map(len, cells)) if i else None
+        out.add_column(head, justify="right" if i else "left", min_width=wide, overflow="fold")
+    for row in rows[1:]:
+        out.add_row(*row)
+    return out
 
 
 def _name(one: dict[str, Any]) -> str:

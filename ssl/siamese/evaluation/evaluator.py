@@ -43,7 +43,9 @@ from siamese.evaluation.several_labels import takes_one_label
 from siamese.evaluation.tables import table
 from siamese.evaluation.target import SPLITS, EvalTarget
 from siamese.files import digest_of_file, write_json
+from siamese.output import print_table
 from siamese.pages.evaluations import add_to_report, read_evaluation
+from siamese.progress import within
 from siamese.recipe import recipe_digest
 
 HEADLINES = (("knn", "top1"), ("linear", "top1"), ("knn", "map"), ("logistic", "map"))  # repeated at the top
@@ -80,7 +82,7 @@ def run(evaluation: Evaluation) -> dict[str, Any]:
         out = _results(evaluation, results)
         out |= {"seconds": round(plan.watch(), 2), "command": command_line()}
         write_json(plan.folder / "results.json", out)
-        evaluation.console.print(table(results, plan.protocols))
+        print_table(evaluation.console, table(results, plan.protocols))
         for figure in results[plan.judged.data.name]["published"]:
             say("published: {method}, {epochs} epochs, {protocol}: {top1:g} ({source})".format(**figure))
         if evaluation.cache.found:
@@ -164,7 +166,10 @@ def _on(evaluation: Evaluation, data: DataSet, cfg: DictConfig, say: Callable[[s
         wanted = {n: p for n, p in plan.protocols.items()
                   if n not in unable and (row.network is not None or not p.needs_network)}  # fmt: skip
         if wanted:
-            figures[row.name] = {name: protocol.evaluate(target) for name, protocol in wanted.items()}
+            figures[row.name] = {}
+            for name, protocol in wanted.items():
+                with within(f"{data.name}, {row.name}, {name}"):
+                    figures[row.name][name] = protocol.evaluate(target)
     seen = factory.clean_view(plan.judged)
     split = {k: cfg.data[k] for k in ("val_fraction", "split_seed") if k in cfg.data}
     first = cfg is plan.judged

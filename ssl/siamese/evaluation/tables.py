@@ -14,10 +14,10 @@ def table(results: dict[str, dict[str, Any]], protocols: Mapping[str, Protocol])
     several = any(one.get("multilabel") for one in results.values())
     what = "top-1 %, or mean average precision (mAP) %," if several else "top-1 %"
     out = Table(title=f"{what} on the test split", title_justify="left")
-    out.add_column("data")
+    out.add_column("data", overflow="fold")
     out.add_column("protocol", overflow="fold")
     for name in names:
-        out.add_column(name, justify="right")
+        out.add_column(name, justify="right", overflow="fold")
     for data_name, one in results.items():
         columns = {name: cells(figures, protocols) for name, figures in one["rows"].items()}
         for line in dict.fromkeys(line for column in columns.values() for line in column):

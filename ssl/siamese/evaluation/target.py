@@ -13,6 +13,7 @@ from siamese.data import DataSet, Loader, LoaderConfig, Split
 from siamese.errors import RunAborted
 from siamese.evaluation.cache import FeatureCache
 from siamese.probes.features import Features, raw_pixels
+from siamese.progress import over, within
 
 SPLITS = ("train_labeled", "val", "test")
 
@@ -77,10 +78,11 @@ class EvalTarget:
         if key not in self.extracted:
             view, device = self.view.resized_by(wanted), self.loading.device
             loader = self.loader(split, view)
-            if self.network is None:
-                self.extracted[key] = raw_pixels(loader, view, device)
-            else:
-                self.extracted[key] = self.cache.features(self.network, self.split(split), loader, view, device)
+            with within(f"{split} split"):
+                if self.network is None:
+                    self.extracted[key] = raw_pixels(over(loader, len(loader), "features", "batches"), view, device)
+                else:
+                    self.extracted[key] = self.cache.features(self.network, self.split(split), loader, view, device)
             if not len(self.extracted[key]):
                 raise RunAborted(f"no image of the {split} split of {self.data.name} can be read")
             lost = len(self.split(split).labelled()) - len(self.extracted[key])

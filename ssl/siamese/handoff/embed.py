@@ -17,18 +17,18 @@ from rich.console import Console
 
 from siamese import factory
 from siamese.data import Loader, LoaderConfig
-from siamese.environment import command_line, keep_freed_memory, versions
+from siamese.environment import command_line, keep_freed_memory, limit_threads, versions
 from siamese.errors import RunAborted, UserError
 from siamese.evaluation import settings
 from siamese.evaluation.build import check_values
 from siamese.evaluation.customary import customary
 from siamese.files import NO_ROOM, FolderLock, reserve, write, write_json
 from siamese.handoff import neighbours, network, tables
-from siamese.handoff.progress import Progress
 from siamese.handoff.rows import Rows, parts_of
 from siamese.output import console
 from siamese.paths import expand_path
 from siamese.probes.features import forward
+from siamese.progress import Progress
 from siamese.schema import check_embed
 
 # What may be written beside `out`, after its whole name.
@@ -82,6 +82,7 @@ def embed(cfg: DictConfig) -> Path:
     """
     job = check(cfg)
     keep_freed_memory()
+    limit_threads()
     with FolderLock(job.work, f"out={job.out}"):
         try:
             features, kept, skipped = _extract(job)
@@ -138,7 +139,8 @@ def _check_place(out: Path, overwrite: bool) -> None:
     """Refuse a place that holds something, or cannot be written to."""
     if out.is_dir():
         raise UserError(f"out={out}", "is a folder", "give a file")
-    beside = [out.with_name(f"{out.name}.{kind}") for kind in BESIDE]
+    begun = out.with_name(out.name + ".partial").is_dir()  # an interrupted command may have put some into their places
+    beside = [] if begun else [out.with_name(f"{out.name}.{kind}") for kind in BESIDE]
     there = next((file for file in (out, *beside) if os.path.lexists(file)), None)
     if there is not None and not overwrite:
         what = "is there already" if there == out else f"{there.name} is there already"
@@ -234,22 +236,29 @@ def _write(job: Job, features: np.ndarray, kept: np.ndarray, skipped: list[str])
                  "mean": view.mean.flatten().tolist(), "std": view.std.flatten().tolist()},
         "versions": versions(), "command": command_line(),
     }  # fmt: skip
-    unfinished = job.work / f"table{out.suffix}"
+    made = job.work / "made"
+    made.mkdir(exist_ok=True)
+    unfinished = made / out.name  # everything is written whole before anything is put into its place
     tables.write_table(unfinished, out.suffix, features, kept, job.rows.each(), about)
     if out.suffix == ".npy":
-        tables.names_csv(job.work / "names.csv", kept, job.rows.each())
-        os.replace(job.work / "names.csv", out.with_name(f"{out.name}.names.csv"))
-    write_json(out.with_name(f"{out.name}.about.json"), about)
+        tables.names_csv(made / f"{out.name}.names.csv", kept, job.rows.each())
+    write_json(made / f"{out.name}.about.json", about)
     dim = features.shape[1]
     say(
         f"features: {out}, {int(kept.sum()):,} images x {dim} ({', '.join(p.name for p in job.rows.parts)})",
         soft_wrap=True,
     )
     if skipped:
-        listed = out.with_name(f"{out.name}.skipped.txt")
-        write(listed, "\n".join(skipped) + "\n")
-        say(f"skipped: {len(skipped):,} unreadable images, listed in {listed}", soft_wrap=True)
+        listed = f"{out.name}.skipped.txt"
+        write(made / listed, "\n".join(skipped) + "\n")
+        say(f"skipped: {len(skipped):,} unreadable images, listed in {out.with_name(listed)}", soft_wrap=True)
     if job.cfg.neighbours:
-        for line in neighbours.show(job.cfg, out, job.trained, job.rows, features, kept):
+        for line in neighbours.show(job.cfg, unfinished, out.parent, job.trained, job.rows, features, kept):
             say(line, soft_wrap=True)
+    for kind in BESIDE:
+        file = out.with_name(f"{out.name}.{kind}")
+        if (made / file.name).is_file():
+            os.replace(made / file.name, file)
+        else:
+            file.unlink(missing_ok=True)  # of the file that this one replaces
     os.replace(unfinished, out)  # last: until then the same command goes on

@@ -25,8 +25,20 @@ MOST_PAIRS = 10_000  # near-duplicates that are listed, the most similar ones
 TILE = 96  # side of a picture, pixels
 
 
-def show(cfg: DictConfig, out: Path, trained: Trained, rows: Rows, features: np.ndarray, kept: np.ndarray) -> list[str]:
-    """Write the pictures and the list beside `out`. Returns lines for the user."""
+def show(
+    cfg: DictConfig,
+    out: Path,
+    place: Path,
+    trained: Trained,
+    rows: Rows,
+    features: np.ndarray,
+    kept: np.ndarray,
+) -> list[str]:
+    """Write the pictures and the list beside `out`. Returns lines for the user.
+
+    Args:
+        place: the folder into which they will be moved, for these lines.
+    """
     (readable,) = np.nonzero(kept)
     if len(readable) < 2:
         return ["neighbours: a single image has none"]
@@ -44,7 +56,7 @@ def show(cfg: DictConfig, out: Path, trained: Trained, rows: Rows, features: np.
     names = [f"{split}: {name}" for name, split, _ in rows.each()]
     captions = [[names[row] for row in one] for one in shown]
     write(page, as_page(out.name, tiles, captions, similarity.tolist()))
-    lines.append(f"neighbours: {page}, {picture}; the left picture of a row is the query")
+    lines.append(f"neighbours: {place / page.name}, {place / picture.name}; the left picture of a row is the query")
     pairs = near_duplicates(x, cfg.duplicates)
     file = out.with_name(f"{out.name}.duplicates.csv")
     with file.open("w", newline="", encoding="utf-8") as stream:
@@ -52,7 +64,7 @@ def show(cfg: DictConfig, out: Path, trained: Trained, rows: Rows, features: np.
         writer.writerow(["similarity", "first", "second"])
         writer.writerows([f"{s:.6f}", names[chosen[i]], names[chosen[j]]] for s, i, j in pairs)
     most = f"the {MOST_PAIRS:,} most similar" if len(pairs) == MOST_PAIRS else f"{len(pairs):,}"
-    lines.append(f"near-duplicates: {most} pairs of similarity {cfg.duplicates:g} or more: {file}")
+    lines.append(f"near-duplicates: {most} pairs of similarity {cfg.duplicates:g} or more: {place / file.name}")
     return lines
 
 

@@ -56,10 +56,10 @@ def line_chart(
     lines = [line for line in lines if any(map(math.isfinite, line.y))]
     if not lines:
         return ""
-    x0, x1 = _limits([0.0] + [x for line in lines for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)], 0)
-    y0, y1 = _limits([y for line in lines for y in line.y if math.isfinite(y)], 0.06)
+    x0, x1 = limits([0.0] + [x for line in lines for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)], 0)
+    y0, y1 = limits([y for line in lines for y in line.y if math.isfinite(y)], 0.06)
     y0, y1 = min([y0, *(y - 0.05 * (y1 - y) for y, _ in levels)]), max([y1, *(y for y, _ in levels)])
-    to_x, to_y = _scale(x0, x1, LEFT, RIGHT), _scale(y0, y1, BOTTOM, TOP)
+    to_x, to_y = scale(x0, x1, LEFT, RIGHT), scale(y0, y1, BOTTOM, TOP)
     parts = _axes((x0, x1), (y0, y1), x_name)
     for y, told in levels:
         parts.append(f'<path class="mark" d="M{LEFT} {to_y(y):.2f}H{RIGHT}"/>')
@@ -77,10 +77,10 @@ def line_chart(
     lost = sum(not math.isfinite(y) for line in lines for y in line.y)
     told = f'<p class="note">{lost:,} values are not finite and not drawn</p>' if lost else ""
     shown = len(lines) > 1 if legend is None else legend
-    limits = f'data-x="{x0!r} {x1!r} {LEFT} {RIGHT}" data-y="{y0!r} {y1!r} {BOTTOM} {TOP}"'
+    extent = f'data-x="{x0!r} {x1!r} {LEFT} {RIGHT}" data-y="{y0!r} {y1!r} {BOTTOM} {TOP}"'
     return (
         f'<figure class="chart"><h3>{text(title)}</h3>\n'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}" {limits}>\n'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}" {extent}>\n'
         + "\n".join(parts)
         + f"\n</svg>{line_legend(lines) if shown else ''}{told}</figure>"
     )
@@ -147,8 +147,8 @@ def scatter_map(
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     half = max(max(xs) - min(xs), max(ys) - min(ys)) / 2 or 1.0  # one scale for both axes
     middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
-    to_x = _scale(middle_x - half, middle_x + half, EDGE, SIDE - EDGE)
-    to_y = _scale(middle_y - half, middle_y + half, SIDE - EDGE, EDGE)
+    to_x = scale(middle_x - half, middle_x + half, EDGE, SIDE - EDGE)
+    to_y = scale(middle_y - half, middle_y + half, SIDE - EDGE, EDGE)
     place = {group: i for i, group in enumerate(order)}
     drawn = [
         _marker(to_x(x), to_y(y), *kind(None if groups is None else place.get(groups[i], -1)))
@@ -203,7 +203,8 @@ def _marker(x: float, y: float, colour: int, shape: str, size: float = 3.6) -> s
     return f'<path class="point c{colour}" d="{path}"/>'
 
 
-def _limits(values: Sequence[float], margin: float) -> tuple[float, float]:
+def limits(values: Sequence[float], margin: float) -> tuple[float, float]:
+    """Ends of an axis, `margin` of the range beyond the values."""
     low, high = min(values), max(values)
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         room = abs(low) * 0.1 or 1.0
@@ -214,12 +215,13 @@ def _limits(values: Sequence[float], margin: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _scale(low: float, high: float, start: float, end: float):  # type: ignore[no-untyped-def]
+def scale(low: float, high: float, start: float, end: float):  # type: ignore[no-untyped-def]
+    """The map of an axis from [low, high] to places of the drawing."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
 def _axes(x: tuple[float, float], y: tuple[float, float], x_name: str) -> list[str]:
-    to_x, to_y = _scale(*x, LEFT, RIGHT), _scale(*y, BOTTOM, TOP)
+    to_x, to_y = scale(*x, LEFT, RIGHT), scale(*y, BOTTOM, TOP)
     parts = []
     for value in ticks(*y):
         parts.append(f'<path class="grid" d="M{LEFT} {to_y(value):.2f}H{RIGHT}"/>')

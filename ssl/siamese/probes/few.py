@@ -6,6 +6,7 @@ from torch import Tensor
 from siamese.probes.features import Features
 from siamese.probes.linear import Standardised, head_scores
 from siamese.probes.logistic import LogisticGrid
+from siamese.progress import over
 
 STRENGTH = 1.0  # of the L2 penalty, that of scikit-learn's C=1; nothing is left to choose a better one by
 
@@ -29,7 +30,7 @@ def few_label_top1(train: Features, test: Features, num_classes: int, per_class:
     moments, out = train.moments(), []
     whole = Standardised(test, moments)
     grid = LogisticGrid([STRENGTH], max_iter=200, tolerance=1e-5)
-    for seed in range(choices):
+    for seed in over(range(choices), choices, f"few labels ({per_class} a class)", "choices"):
         fit = train.subset(choice(train.y, per_class, seed))
         weight = grid.solve(Standardised(fit, moments), num_classes, STRENGTH / len(fit)).weight
         out.append(head_scores(weight.unsqueeze(0), whole.blocks())[0].item())

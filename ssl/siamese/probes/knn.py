@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from siamese.probes.features import Features
+from siamese.progress import over
 
 BLOCK = 1 << 25  # entries of a block of similarities, 128 MB
 BANK_ROWS = 1 << 14  # of the bank in such a block
@@ -36,7 +37,8 @@ def neighbours(bank: Features, queries: Features, most: int) -> Iterator[tuple[T
     neighbours of the queries, block by block. `most` is at most the bank's size."""
     most = min(most, len(bank))
     rows = min(len(bank), BANK_ROWS)
-    for q, _ in queries.blocks(max(1, BLOCK // rows)):
+    size = max(1, BLOCK // rows)
+    for q, _ in over(queries.blocks(size), -(-len(queries) // size), "nearest neighbours", "blocks"):
         q = F.normalize(q, dim=1)
         similarity, index = q.new_empty(len(q), 0), torch.empty(len(q), 0, dtype=torch.int64, device=q.device)
         start = 0

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from siamese.probes.features import ROWS, Features
+from siamese.progress import over
 from siamese.schema.types import Count, Epochs, NonNegatives, Positives, Seed
 
 # The least probability in a gradient: numbers below 1e-38 (denormal) slow a CPU's matrix products a hundredfold.
@@ -61,7 +62,7 @@ class LinearGrid:
         one = torch.ones((), device=device)
         steps, step = self.epochs * -(-len(y) // self.batch_size), 0
         generator = torch.Generator().manual_seed(self.seed)
-        for _ in range(self.epochs):
+        for _ in over(range(self.epochs), self.epochs, "linear heads", "epochs"):
             for index in torch.randperm(len(y), generator=generator).split(self.batch_size):
                 factor = 0.5 * (1 + math.cos(math.pi * step / steps))
                 batch, target = fit.rows(index), y[index.to(device)]

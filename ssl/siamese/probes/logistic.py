@@ -10,6 +10,7 @@ from torch import Tensor
 
 from siamese.probes.features import Features
 from siamese.probes.linear import TINY, Standardised, best_head, head_scores
+from siamese.progress import over
 from siamese.schema.types import Count, Positive, Positives
 
 
@@ -69,7 +70,8 @@ class L2Grid:
     def solve_each(self, solve: Callable[[float, Tensor | None], Solution]) -> list[tuple[float, Solution]]:
         """Each strength and its solution. `solve` gets a strength, and weights to start from or None."""
         solved: list[tuple[float, Solution]] = []
-        for l2 in sorted(self.l2s, reverse=True):
+        strengths = sorted(self.l2s, reverse=True)
+        for l2 in over(strengths, len(strengths), "logistic regression", "strengths"):
             solved.append((l2, solve(l2, solved[-1][1].weight if solved else None)))
         return solved
 

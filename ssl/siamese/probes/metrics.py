@@ -17,12 +17,21 @@ def relative_std(z: Tensor) -> float:
     return F.normalize(z.float(), dim=1).std(0).mean().item() * z.shape[1] ** 0.5
 
 
+def spectrum(z: Tensor) -> Tensor:
+    """(min(N, D),) float64: the squared singular values of z (N, D), largest first, as the eigenvalues of the smaller
+    Gram matrix: faster than an SVD (`python benchmarks/unlabelled.py --spectrum`), and in float64 exact to 1e-8 of the
+    largest singular value, which entropies and power laws do not notice."""
+    z = z.double()
+    gram = z.T @ z if z.shape[0] > z.shape[1] else z @ z.T
+    return torch.linalg.eigvalsh(gram).flip(0).clamp(min=0)
+
+
 def rankme(z: Tensor, eps: float = 1e-7) -> float:
     """Effective rank (RankMe, arXiv:2210.02885, equation 1) of z (N, D): exp of the entropy of the
     normalised singular values; between 1 and min(N, D), or nan where z is not finite."""
     if not z.isfinite().all():
         return float("nan")
-    s = torch.linalg.svdvals(z.double())
+    s = spectrum(z).sqrt()
     p = s / (s.sum() + eps) + eps
     return torch.exp(-(p * p.log()).sum()).item()
 
@@ -48,12 +57,12 @@ def alpha_req(z: Tensor) -> float:
     if not z.isfinite().all():
         return float("nan")
     z = z.double() - z.double().mean(0)
-    spectrum = torch.linalg.svdvals(z).square()
-    spectrum = spectrum[spectrum > 1e-9 * spectrum[:1]][FIRST_RANK - 1 : LAST_RANK]
-    if len(spectrum) < 2:
+    values = spectrum(z)
+    values = values[values > 1e-9 * values[:1]][FIRST_RANK - 1 : LAST_RANK]
+    if len(values) < 2:
         return float("nan")
-    rank = torch.arange(FIRST_RANK, FIRST_RANK + len(spectrum), dtype=z.dtype, device=z.device)
-    x, y, weight = rank.log(), spectrum.log(), 1 / rank
+    rank = torch.arange(FIRST_RANK, FIRST_RANK + len(values), dtype=z.dtype, device=z.device)
+    x, y, weight = rank.log(), values.log(), 1 / rank
     x = x - (weight * x).sum() / weight.sum()
     return -((weight * x * y).sum() / (weight * x.square()).sum()).item()
 
@@ -99,7 +108,7 @@ def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> float:
     between = (means - means.mean(0)) / (n - 1) ** 0.5
     # The eigenvalues of sigma_w^-1/2 sigma_b sigma_w^-1/2 are the squared singular values of L^-1 between^T.
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(sigma_w), between.T, upper=False)
-    values = torch.linalg.svdvals(whitened).square()
+    values = spectrum(whitened)
     p = values / values.sum() + eps
     return torch.exp(-(p * p.log()).sum()).item()
 

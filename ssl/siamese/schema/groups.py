@@ -120,6 +120,17 @@ class Callbacks(Group):
     rest = Node  # a callback
 
 
+LOGGER_OWN = {
+    **dict.fromkeys(("save_dir", "dir"), "run_dir="),
+    **dict.fromkeys(("id", "run_id", "resume", "resume_from", "fork_from", "purge_step"), "resume="),
+    "config": "the settings themselves", "experiment": "project=, experiment_name= or name=",
+}  # fmt: skip
+
+
+class Loggers(Group):
+    rest = Annotated[Any, Built(own=LOGGER_OWN)]  # a logger
+
+
 class Train(Group):
     data: Annotated[Any, Built(LoaderSettings)]  # first, because other nodes repeat its values
     method: Annotated[Any, Built(MethodName, own=METHOD_OWN)]
@@ -144,7 +155,7 @@ class Train(Group):
     backbone: Node
     optimizer: Node
     trainer: Annotated[Any, Built(TrainerSettings, TrainerExtra, TRAINER_OWN)]
-    logger: Annotated[Any, Built(own={"save_dir": "run_dir="}, optional=True)]
+    logger: Loggers
     callbacks: Callbacks
     probe: TrainProbes
 

@@ -37,6 +37,36 @@ def explain(error: Exception, arguments: Sequence[str], keys: Sequence[str]) -> 
     return UserError("command line", line, "--cfg job prints all keys")
 
 
+NEEDS_SWEEP = ("hydra/launcher=joblib", "hydra/launcher=submitit_local", "hydra/launcher=submitit_slurm",
+               "hydra/sweeper=optuna")  # fmt: skip
+# What others call a setting -> keys of ours, without regard to case and underscores.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("learningrate", "lr", "baselr"), ("optimizer.lr",)),
+    **dict.fromkeys(("wd", "decay", "l2"), ("optimizer.weight_decay",)),
+    **dict.fromkeys(("nepochs", "maxepochs", "numepochs", "epoch"), ("epochs",)),
+    **dict.fromkeys(("bs", "batch", "globalbatchsize", "trainbatchsize"), ("batch_size",)),
+    **dict.fromkeys(("warmup", "warmuplength", "nwarmup"), ("optimizer.warmup_epochs",)),
+    **dict.fromkeys(("scheduler", "lrschedule", "lrscheduler"), ("optimizer.schedule",)),
+    **dict.fromkeys(("temp", "t"), ("method.temperature",)),
+    "tau": ("method.temperature", "method.momentum"),  # the symbol of both
+    **dict.fromkeys(("ema", "m", "emamomentum", "mocomomentum"), ("method.momentum",)),
+    **dict.fromkeys(("gpus", "numgpus", "ngpus", "ngpu"), ("trainer.devices",)),
+    **dict.fromkeys(("amp", "fp16", "bf16", "halfprecision"), ("trainer.precision",)),
+    **dict.fromkeys(("accumulate", "accumiter", "gradientaccumulation", "gradientaccumulationsteps"),
+                    ("trainer.accumulate_grad_batches",)),
+    **dict.fromkeys(("workers", "numworkers", "nworkers"), ("data.workers",)),
+    **dict.fromkeys(("imagesize", "imgsize", "size", "resolution", "inputsize"), ("data.crop", "data.size")),
+    **dict.fromkeys(("datadir", "dataroot", "root", "datapath"), ("data.path",)),
+    **dict.fromkeys(("arch", "model", "network", "encoder"), ("backbone",)),
+    **dict.fromkeys(("dataset", "datasetname"), ("data",)),
+    **dict.fromkeys(("algorithm", "algo", "ssl"), ("method",)),
+    **dict.fromkeys(("opt", "optim"), ("optimizer",)),
+    **dict.fromkeys(("augmentation", "augmentations", "transform", "transforms"), ("augment",)),
+    **dict.fromkeys(("outputdir", "outdir", "savedir", "logdir", "output"), ("run_dir", "out")),
+    **dict.fromkeys(("checkpoint", "ckpt", "ckptpath", "checkpointpath", "weights", "pretrained", "resumefrom"),
+                    ("ckpt", "init_from")),
+    **dict.fromkeys(("randomseed", "manualseed"), ("seed",)),
+}  # fmt: skip
 UNPARSED = ("no viable alternative", "mismatched", "NoViableAlt", "token recognition", "missing EQUAL")
 
 
@@ -46,6 +76,9 @@ def _unknown_option(group: str, option: str, text: str, arguments: Sequence[str]
     if typed in arguments:  # Hydra moves the first part of an option with a slash to the group
         known = [name for name in options(root) if "/" in name] or options(root)
         return UserError(typed, "no such option", f"choose one of {', '.join(known)}")
+    if f"{group}={option}" in NEEDS_SWEEP:
+        typed = next((a for a in arguments if a == f"{group}={option}" or a.startswith("sweep=")), f"{group}={option}")
+        return UserError(typed, "needs packages that are not installed", "pip install siamese-ssl[sweep]")
     known = sorted({*re.findall(r"^\t([^_\s]\S*)$", text, re.MULTILINE), *options(group)})
     remedy = f"choose one of {', '.join(known)}" if known else f"see conf/{group}"
     return UserError(f"{group}={option}", "no such option", remedy)
@@ -62,6 +95,9 @@ def _unknown_key(key: str, arguments: Sequence[str], keys: Sequence[str]) -> Use
         parent = key.rpartition("/")[0]
         return UserError(given, f"the chosen option of {parent} has no such group", f"choose another {parent}=")
     parent, _, last = key.rpartition(".")
+    meant = [k for k in SYNONYMS.get(re.sub("[-_]", "", last.lower()), ()) if k in keys and k != key]
+    if meant:
+        return UserError(given, "no such key", f"did you mean {' or '.join(meant)}?")
     siblings = [k for k in keys if k.rpartition(".")[0] == parent]
     near = (
         [k for k in keys if k.startswith(f"{key}_")]

@@ -31,6 +31,8 @@ MULTILABEL = {
     "_target_": "siamese.probes.multilabel.MultilabelGrid", "l2s": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1], "max_iter": 300,
     "tolerance": 1e-4,
 }  # fmt: skip
+# Until 2026-11-28 `logger` held one logger without a name.
+LOGGERS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}
 DEPTH, NODES = 16, 10_000  # a config written by train.py has less than 8 levels and 300 values
 # Arguments of timm.create_model that read or download other files.
 TIMM_FILES = ("checkpoint", "pretrained", "cache", "file", "hf_", "url")
@@ -78,6 +80,9 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
         linear["_target_"] = MOVED.get(linear["_target_"], linear["_target_"])
     if isinstance(probe, dict):
         probe.setdefault("multilabel", dict(MULTILABEL))
+    logger = new.get("logger")
+    if isinstance(logger, dict) and isinstance(logger.get("_target_"), str):
+        new["logger"] = {LOGGERS.get(logger["_target_"].rpartition(".")[2], "own"): logger}
     if "method" in new and "data" in new:  # of train.py
         new.setdefault("mode", ADDED["mode"])
         new.setdefault("callbacks", {})

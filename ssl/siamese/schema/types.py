@@ -100,6 +100,7 @@ Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Probability = Annotated[float, Ge(0), Le(1)]
 Share = Annotated[float, Gt(0), Le(1)]
+Percentile = Annotated[float, Gt(0), Lt(100)]
 ProperShare = Annotated[float, Gt(0), Lt(1)]
 
 # A name is used in paths and tables.

@@ -24,7 +24,7 @@ from siamese.batchnorm import SyncBatchNorm, convert_batchnorm, plain_batchnorms
 from siamese.checkpoints.formats import TIMM, load_backbone
 from siamese.config import in_sweep, make, to_dict
 from siamese.data import DataSet, Loader, LoaderConfig, Split
-from siamese.environment import channels_last, keep_freed_memory
+from siamese.environment import channels_last, keep_freed_memory, limit_threads
 from siamese.errors import UserError
 from siamese.methods import Method
 from siamese.methods.teacher import Teacher
@@ -34,6 +34,7 @@ from siamese.probes import LinearGrid
 from siamese.probes.multilabel import MultilabelGrid
 from siamese.recipe import as_measured
 from siamese.schema import check_train
+from siamese.training import tracking
 from siamese.training.callbacks import (
     AtomicCheckpointIO,
     EarlyStopping,
@@ -41,10 +42,18 @@ from siamese.training.callbacks import (
     NonFiniteGradients,
     OnlineEvaluation,
     ProgressBar,
+    Pruning,
     ReportPage,
     SaveCheckpoints,
 )
-from siamese.training.devices import check_devices, make_trainer, micro_batch_and_steps, on_gpu, resolve_auto
+from siamese.training.devices import (
+    check_devices,
+    make_trainer,
+    micro_batch_and_steps,
+    on_gpu,
+    resolve_auto,
+    what_shortens,
+)
 from siamese.training.page import RunReport
 from siamese.training.probe import Probe, make_probe
 from siamese.training.resume import ResumePoint, check_crops, check_images, check_resumable, find_resume_point
@@ -91,7 +100,7 @@ class Training:
         probe: what online evaluation and closing table look at.
         state: figures of the run so far.
         signals: of the process.
-        run_id: of wandb.
+        run_id: the run's own, by which wandb and MLflow know it.
         page: the report.
     """
 
@@ -130,6 +139,8 @@ def check(cfg: DictConfig) -> Plan:
     folder = run_dir.resolve_run_dir(cfg, f"outputs/{cfg.data.name}/{cfg.method.name}")
     resumes = run_dir.check(folder, cfg.resume, cfg.overwrite)
     point = find_resume_point(cfg, folder) if resumes else None
+    if cfg.mode == "train":
+        tracking.check(cfg)
     if point is not None:
         cfg = as_measured(cfg, point.meta["config"])
     return Plan(cfg, folder, optimizer, grid, several, point)
@@ -187,7 +198,7 @@ def build(plan: Plan) -> Training:
         NonFiniteGradients(cfg.on_nonfinite, state),
         online,
         *chosen_callbacks(cfg, online),
-        ProgressBar(state, cfg.batch_size, steps, shown_on),
+        ProgressBar(state, cfg.batch_size, steps, shown_on, what_shortens(cfg)),
         ReportPage(page, cfg.monitor.every),
         SaveCheckpoints(state, files, signals, cfg.checkpoint.every_steps, meta, loader.share_skipped),
     ]
@@ -230,7 +241,9 @@ def chosen_callbacks(cfg: DictConfig, online: OnlineEvaluation) -> list[pl.Callb
             raise UserError(f"callbacks.{name}._target_={node._target_}", "is no Lightning callback", "name one")
         if isinstance(made, DeviceStatsMonitor) and not on_gpu(cfg) and importlib.util.find_spec("psutil") is None:
             raise UserError(f"callbacks.{name}", "on a CPU it needs psutil", "pip install psutil, or leave it out")
-        figure = made.monitor if isinstance(made, EarlyStopping) else None
+        if isinstance(made, Pruning):
+            made.check(f"callbacks.{name}", online.names())
+        figure = made.monitor if isinstance(made, (EarlyStopping, Pruning)) else None
         if figure is not None and figure not in online.names():
             raise UserError(
                 f"callbacks.{name}.monitor={figure}", "is not measured", f"choose one of {', '.join(online.names())}"
@@ -262,18 +275,21 @@ def _prepare_networks(cfg: DictConfig, method: nn.Module, trainer: pl.Trainer) -
         else:  # Lightning uses torch's own, everywhere
             plain_batchnorms(method)
     if cfg.compile:
+        torch.compiler.reset()  # else the trials of a sweep reach the limit of recompilations
         method.compile_networks()
-    if trainer.world_size > 1 and in_sweep():
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size > 1 and in_sweep() and not (environment and environment.creates_processes_externally):
         raise UserError(
             f"trainer.devices={trainer.world_size}",
-            "a sweep runs its trials on one device each",
-            "use trainer.devices=1, or start the runs one by one",
+            "a sweep's launcher starts one process a trial",
+            "use trainer.devices=1, or hydra/launcher=submitit_local or submitit_slurm, which start one a device",
         )
 
 
 def _prepare_process(cfg: DictConfig) -> None:
     """Memory and precision; silence about what no user can act on: Lightning's banners, libraries about each other."""
     keep_freed_memory()
+    limit_threads()
     if on_gpu(cfg) and not cfg.deterministic:
         torch.set_float32_matmul_precision("high")  # TF32, which cuDNN's convolutions use anyway
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

@@ -23,6 +23,8 @@ def make_trainer(cfg: DictConfig, steps_per_epoch: int, sync_batchnorm: bool, pl
     Raises:
         UserError: Lightning refuses the settings.
     """
+    # cuDNN measures its algorithms once; the shapes of a run do not change.
+    extra = {} if "benchmark" in cfg.trainer else {"benchmark": on_gpu(cfg) and not cfg.deterministic}
     try:
         return make(
             cfg.trainer,
@@ -36,6 +38,7 @@ def make_trainer(cfg: DictConfig, steps_per_epoch: int, sync_batchnorm: bool, pl
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            **extra,
         )
     except Exception as error:
         cause = error.__cause__ or error
@@ -61,6 +64,19 @@ def on_gpu(cfg: DictConfig) -> bool:
     return cfg.trainer.accelerator in ("gpu", "cuda") or (
         cfg.trainer.accelerator == "auto" and torch.cuda.is_available()
     )
+
+
+def what_shortens(cfg: DictConfig) -> str:
+    """What a person could change so that the run takes less time."""
+    ways = [
+        f"fewer epochs (epochs={cfg.epochs})", f"a smaller backbone (backbone.name={cfg.backbone.name})",
+        f"smaller views (data.crop={cfg.data.crop})", "fewer images (data.train_images=)",
+    ]  # fmt: skip
+    if not on_gpu(cfg):
+        ways.insert(0, "a GPU (trainer=gpu)")
+    elif cfg.trainer.devices == 1 and torch.cuda.device_count() > 1:
+        ways.insert(0, "all GPUs (trainer=ddp)")
+    return ", ".join(ways)
 
 
 def check_devices(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""Loggers of a run: metrics.csv, and wandb or TensorBoard if asked for."""
+"""The logger that every run has: metrics.csv."""
 
 import csv
 import io
@@ -6,11 +6,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from siamese.config import make, to_dict
 from siamese.distributed import is_rank_zero
 from siamese.errors import RunAborted
 from siamese.files import write
@@ -79,13 +77,3 @@ class CsvLog(Logger):
                 f"step {step}: {self.file} cannot be written ({error}); make room, then continue with resume=true "
                 f"run_dir={self.file.parent}"
             ) from error
-
-
-def extra_loggers(cfg: DictConfig, folder: Path, run_id: str) -> list[Any]:
-    """wandb or TensorBoard, if `logger=` asks for it. A wandb run has the id that the checkpoint keeps."""
-    if "_target_" not in cfg.logger:
-        return []
-    extra: dict[str, Any] = {}
-    if cfg.logger._target_.endswith("WandbLogger"):
-        extra = {"id": run_id, "resume": "allow", "config": to_dict(cfg)}
-    return [make(cfg.logger, save_dir=str(folder), **extra)]

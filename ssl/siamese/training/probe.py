@@ -1,6 +1,6 @@
 """What online evaluation and the closing table look at."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from omegaconf import DictConfig
@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from siamese import factory
 from siamese.augment import CleanView, View
 from siamese.data import DataSet, Loader, LoaderConfig, some_of
+from siamese.data.loading import Batch
+from siamese.intervals import interval
 from siamese.probes import Features, LinearGrid, LinearResult, extract, knn_accuracy
 from siamese.probes.few import few_label_top1
 from siamese.probes.multilabel import MultilabelGrid, multilabel_knn
 from siamese.probes.precision import mean_average_precision
-from siamese.probes.statistics import interval
+from siamese.progress import over
 
 RANK_SAMPLES = 2048  # rows for RankMe: its singular values cost N * D * min(N, D)
 VIEW_IMAGES, VIEWS = 256, 4  # for alignment and LiDAR
@@ -44,12 +46,17 @@ class Probe:
     def labelled(self) -> bool:
         return "val" in self.loaders
 
-    def features(self, backbone: nn.Module, device: torch.device) -> dict[str, Features]:
-        """Features of each split."""
+    def features(self, backbone: nn.Module, device: torch.device, what: str = "features") -> dict[str, Features]:
+        """Features of each split; `what` names them where the progress is shown."""
         return {
-            split: extract(backbone, loader, self.view, device, keep_unlabelled=not self.labelled)
-            for split, loader in self.loaders.items()
+            split: extract(backbone, batches, self.view, device, keep_unlabelled=not self.labelled)
+            for split, batches in self.batches(what).items()
         }
+
+    def batches(self, what: str) -> dict[str, Iterator[Batch]]:
+        """Batches of each split, whose progress is shown."""
+        return {split: over(loader, len(loader), f"{what}, {split} split", "batches")
+                for split, loader in self.loaders.items()}  # fmt: skip
 
     def rows(self, features: dict[str, Features]) -> Tensor:
         """At most RANK_SAMPLES rows of the first split, always the same seeded choice: the first rows of a sorted data

@@ -15,8 +15,8 @@ from siamese.data import DataSet, Loader, listed
 from siamese.data.labels import present
 from siamese.data.packed import PackedImages
 from siamese.environment import device_name
+from siamese.intervals import proportion_interval
 from siamese.probes import Features
-from siamese.probes.statistics import proportion_interval
 from siamese.training.probe import FEW, few_key
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ CLOSING = {
     "linear_map": "linear mAP %",
     **{few_key(n): f"from {n} label{'s' if n > 1 else ''} a class %" for n in FEW},
 }
+FIGURES = (*CLOSING, "feature_rank")  # of the closing table, for every logger
 
 
 def closing_table(rows: dict[str, dict[str, float]], title: str, images: int) -> Table:
@@ -126,7 +127,7 @@ def enlarged(size: int, crop: int, scale: Sequence[float]) -> float:
 def print_settings(rows: dict[str, str], console: Console) -> None:
     """One line per setting."""
     for name, text in rows.items():
-        console.print(f"{name:>9}  {text}")
+        console.print(f"{name:>9}  {text}", soft_wrap=not console.is_terminal)
 
 
 def views_picture(

@@ -10,20 +10,21 @@ from typing import Any
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
 from siamese import run_dir
+from siamese.config import in_sweep
 from siamese.distributed import is_rank_zero
-from siamese.environment import Stopwatch, device_name, peak_memory_mb, versions
+from siamese.environment import Stopwatch, device_name, peak_memory_mb, reset_peak_memory, versions
 from siamese.errors import Interrupted, RunAborted, UserError
 from siamese.files import write_json
+from siamese.output import print_table
 from siamese.pages.stored import State
 from siamese.probes import Features, metrics, raw_pixels
-from siamese.training import report
+from siamese.progress import within
+from siamese.training import report, tracking
 from siamese.training.build import Training
 from siamese.training.gallery import Gallery, make_gallery
-from siamese.training.loggers import CsvLog, extra_loggers
+from siamese.training.loggers import CsvLog
 from siamese.training.probe import closing_figures
 from siamese.training.signals import requeue
-
-FIGURES = (*report.CLOSING, "feature_rank")  # of the closing table, for every logger
 
 
 class Run:
@@ -40,17 +41,21 @@ class Run:
         self.baselines: dict[str, dict[str, Features]] = {}
         self.before: dict[str, Features] = {}  # of the weights that the training starts from
         self.summary: dict[str, Any] = {}
+        self.tracking = tracking.Tracking()
 
     def start(self) -> None:
         """Create the run folder, print the settings, extract the features of the baselines."""
         cfg, t = self.cfg, self.training
+        reset_peak_memory(t.loaders.device)
         self.lock = run_dir.RunDirLock(self.folder, cfg.resume, cfg.overwrite) if is_rank_zero() else None
-        run_dir.start(self.folder, cfg, cfg.overwrite)
         point = t.plan.resume_from
         keep_to = None if point is None else point.state["global_step"]
-        t.trainer.loggers = [
-            CsvLog(self.folder / "metrics.csv", keep_to), *extra_loggers(cfg, self.folder, t.run_id)
-        ]  # fmt: skip
+        if t.trainer.is_global_zero:
+            last = None if keep_to is None else tracking.last_sitting(self.folder, keep_to)
+            steps = t.method.steps_per_epoch
+            self.tracking = tracking.connect(cfg, self.folder, t.run_id, steps, last, self._say)
+        run_dir.start(self.folder, cfg, cfg.overwrite)
+        t.trainer.loggers = [CsvLog(self.folder / "metrics.csv", keep_to), *self.tracking.trackers]
         if not t.trainer.is_global_zero:
             return
         settings, remarks = report.settings(t), report.remarks(t)
@@ -59,18 +64,23 @@ class Run:
             self._say(line)
         t.page.start(settings, remarks, cfg.epochs, t.method.steps_per_epoch)
         report.views_picture(self.folder / "views.png", t.views, t.loader, cfg.data.show)
+        self.tracking.begin(self.folder / "views.png")
         if t.data.labelled:
             device = t.loaders.device
             self.baselines = {
-                "raw_pixels": {s: raw_pixels(loader, t.probe.view, device) for s, loader in t.probe.loaders.items()},
-                "random_init": t.probe.features(t.untrained.to(device), device),
+                "raw_pixels": {
+                    s: raw_pixels(b, t.probe.view, device) for s, b in t.probe.batches("raw pixels").items()
+                },
+                "random_init": t.probe.features(t.untrained.to(device), device, "untrained features"),
             }
             if t.started_from is not None:
-                self.baselines["init_from"] = t.probe.features(t.method.backbone.to(device), device)
+                self.baselines["init_from"] = t.probe.features(
+                    t.method.backbone.to(device), device, "features of init_from"
+                )
             self.before = self.baselines.get("init_from", self.baselines["random_init"])
         elif t.page.wanted:
             started = t.untrained if t.started_from is None else t.method.backbone
-            self.before = t.probe.features(started.to(t.loaders.device), t.loaders.device)
+            self.before = t.probe.features(started.to(t.loaders.device), t.loaders.device, "features before")
 
     def fit(self) -> None:
         """Train.
@@ -127,12 +137,14 @@ class Run:
         if t.trainer.is_global_zero:
             how = "nothing was saved yet"
             if t.state.saved_step >= 0:
-                how = f"saved at step {t.state.saved_step}; to continue, add resume=true run_dir={self.folder}"
+                again = "start the sweep again" if in_sweep() else f"add resume=true run_dir={self.folder}"
+                how = f"saved at step {t.state.saved_step}; to continue, {again}"
             name = "interrupted" if signum == signal.SIGINT else signal.Signals(signum).name
             self._say(f"{name} at step {t.trainer.global_step}; {how}")
             with contextlib.suppress(RunAborted):
                 self._write_summary({}, finished=False)
             self._end_page("interrupted", f"{name} at step {t.trainer.global_step}; {how}")
+            self.tracking.close("interrupted")
             if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:  # last, because SLURM then ends this job
                 self._say(requeue())
         elif t.trainer.strategy.launcher is not None:
@@ -149,15 +161,16 @@ class Run:
         t = self.training
         if not t.trainer.is_global_zero:
             return float("nan")
-        features = t.probe.features(t.method.backbone.to(t.loaders.device), t.loaders.device)
+        features = t.probe.features(t.method.backbone.to(t.loaders.device), t.loaders.device, "trained features")
+        rows: dict[str, dict[str, float]] = {}
         if t.loader.skipped:
             names = sorted(t.loader.skipped)
             self._say(f"skipped {len(names)} unreadable images: {', '.join(names[:3])}")
         if t.data.labelled:
-            rows = {
-                name: closing_figures(one, t.probe, t.plan.grid, t.plan.several)
-                for name, one in {**self.baselines, self.cfg.method.name: features}.items()
-            }
+            rows = {}
+            for name, one in {**self.baselines, self.cfg.method.name: features}.items():
+                with within(f"closing table, {name}"):
+                    rows[name] = closing_figures(one, t.probe, t.plan.grid, t.plan.several)
             mine = rows[self.cfg.method.name]
             value = mine["linear_map" if t.data.multilabel else "linear_top1"]
             summary = self._write_summary(
@@ -168,15 +181,16 @@ class Run:
                 },
                 finished=True,
             )
-            t.console.print(
-                report.closing_table(rows, report.closing_title(t.data, features["val"]), len(features["val"]))
-            )
+            title, images = report.closing_title(t.data, features["val"]), len(features["val"])
+            print_table(t.console, report.closing_table(rows, title, images))
         else:
             value = metrics.rankme(t.probe.rows(features))
             self._say(f"feature rank (RankMe) {value:.1f} of {t.method.backbone.feature_dim}; no labels, no top-1")
             summary = self._write_summary({"feature_rank": value}, finished=True)
+        figures = {k: v for k, v in summary.items() if k in report.FIGURES}
         for logger in t.trainer.loggers:
-            logger.log_metrics({k: v for k, v in summary.items() if k in FIGURES}, step=t.trainer.global_step)
+            logger.log_metrics(figures, step=t.trainer.global_step)
+        self.tracking.end(tracking.Closing(t.trainer.global_step, figures, rows, t.state.checkpoint))
         show = None if self.cfg.data.show is None else list(self.cfg.data.show)
         gallery = t.page.gallery(
             lambda: make_gallery(t.probe, t.data.classes, self.before, features, t.state.train_seconds, show)
@@ -186,18 +200,21 @@ class Run:
         return value
 
     def close(self) -> None:
-        """Close the report; release the lock; end the wandb run, so that the next trial of a sweep starts its own."""
+        """Close the report; end the trackers, so that the next trial of a sweep starts its own; release the lock."""
         error = sys.exc_info()[1]
+        status: tracking.Status = "finished" if self.summary.get("finished") else "interrupted"
         if isinstance(error, (KeyboardInterrupt, SystemExit, Interrupted)):
-            self._end_page("interrupted", "")
+            status = "interrupted"
+            self._end_page(status, "")
         elif error is not None:
+            status = "failed"
             kind = "" if isinstance(error, (RunAborted, UserError)) else f"{type(error).__name__}: "
-            self._end_page("failed", f"{kind}{error}")
-        if self.lock is not None:
-            self.lock.release()
-        wandb = sys.modules.get("wandb")
-        if wandb is not None and wandb.run is not None:
-            wandb.finish()
+            self._end_page(status, f"{kind}{error}")
+        try:
+            self.tracking.close(status)
+        finally:
+            if self.lock is not None:
+                self.lock.release()
 
     def _end_page(self, state: State, message: str, gallery: Gallery | None = None) -> None:
         trainer = self.training.trainer

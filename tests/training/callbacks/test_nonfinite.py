@@ -1,6 +1,7 @@
 """Losses and gradients that are not finite."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -63,3 +64,30 @@ def test_skipped_step_changes_no_tensor(session, tmp_path, method):
     assert not all(torch.equal(seen[6][k], seen[5][k]) for k in seen[6])
     run.finish()
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["skipped_steps"] == 1
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_gradient_scaler_skips_the_step_too(session, fused):
+    """As Lightning does in fp16: it unscales before the callback only where the optimiser cannot."""
+    run = session("on_nonfinite=skip")
+    scaler, weight = torch.amp.GradScaler("cpu", init_scale=8.0), torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, fused=fused)
+    trainer = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler))
+
+    def step(loss):
+        optimizer.zero_grad()
+        run.method.latest_loss = loss.detach()
+        scaler.scale(loss).backward()
+        if not fused:
+            scaler.unscale_(optimizer)
+        run.nonfinite.on_before_optimizer_step(trainer, run.method, optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        return weight.detach().clone()
+
+    first = step(weight.sum())
+    assert not torch.equal(first, torch.ones(3))
+    assert torch.equal(step(weight.sum() + torch.inf), first)  # its gradients are finite
+    assert torch.equal(step(weight.sum() * torch.inf), first)
+    assert run.state.skipped_steps == 2
+    assert not torch.equal(step(weight.sum()), first)

@@ -19,6 +19,7 @@ from siamese.evaluation.target import EvalTarget
 from siamese.optim import lr_factor
 from siamese.probes.features import forward
 from siamese.probes.linear import best_head
+from siamese.progress import over, within
 from siamese.schema.types import (
     AtLeastTwo,
     Count,
@@ -118,17 +119,16 @@ class Tuning:
         generator, steps = torch.Generator().manual_seed(seed), len(loader)
         device = next(network.parameters()).device
         network.train()
-        for epoch in range(epochs):
-            loader.sampler.set_epoch(epoch)
-            for i, (images, labels, aspect_ratio) in enumerate(loader):
-                factor = lr_factor(epoch * steps + i, steps, epochs, min(self.warmup_epochs, epochs / 2))
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * factor * group["lr_scale"]
-                logits = network(view(to_device(images, device), generator, aspect_ratio))
-                loss = F.cross_entropy(logits, labels.to(device), ignore_index=-1)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+        batches = over(loader.epochs(epochs), epochs * steps, "fine-tuning", "steps")
+        for step, (images, labels, aspect_ratio) in enumerate(batches):
+            factor = lr_factor(step, steps, epochs, min(self.warmup_epochs, epochs / 2))
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor * group["lr_scale"]
+            logits = network(view(to_device(images, device), generator, aspect_ratio))
+            loss = F.cross_entropy(logits, labels.to(device), ignore_index=-1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 
 
 @dataclass
@@ -158,7 +158,10 @@ class FineTune(Tuning, Protocol):
         assert data.test is not None
         out: dict[str, Any] = {"epochs": self.epochs}
         if len(self.lrs) > 1:
-            tried = [self.score(target, data.train_labeled, data.val, r, self.epochs, self.seed) for r in self.lrs]
+            tried: list[Score] = []
+            for r in self.lrs:
+                with within(f"rate {len(tried) + 1} of {len(self.lrs)}"):
+                    tried.append(self.score(target, data.train_labeled, data.val, r, self.epochs, self.seed))
             best = best_of(tried)
             lr = self.lrs[best]
             out["chosen"] = {"lr": lr, "validation_top1": tried[best].top1}

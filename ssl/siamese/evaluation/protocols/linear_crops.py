@@ -15,6 +15,7 @@ from siamese.evaluation.target import EvalTarget
 from siamese.optim import lr_factor
 from siamese.probes.features import Features
 from siamese.probes.linear import TINY, best_head, head_scores
+from siamese.progress import over
 from siamese.schema.types import (
     Count,
     CropScale,
@@ -89,14 +90,13 @@ class LinearCrops(Protocol):
         heads = Heads(self, settings, network.feature_dim, classes, device, batch_size)
         generator = torch.Generator().manual_seed(self.seed)
         steps = len(loader)
-        for epoch in range(self.epochs):
-            loader.sampler.set_epoch(epoch)
-            for i, (images, labels, aspect_ratio) in enumerate(loader):
-                # `all_training` marks the validation split by labels beyond the classes.
-                x = network(view(to_device(images, device), generator, aspect_ratio)).float()
-                y = labels.to(device)
-                factor = lr_factor(epoch * steps + i, steps, self.epochs, 0.0, self.schedule, self.milestones, self.per)
-                heads.step(x, y % classes, (y >= 0) & (y < classes), y >= 0, factor)
+        batches = over(loader.epochs(self.epochs), self.epochs * steps, "heads on random crops", "steps")
+        for step, (images, labels, aspect_ratio) in enumerate(batches):
+            # `all_training` marks the validation split by labels beyond the classes.
+            x = network(view(to_device(images, device), generator, aspect_ratio)).float()
+            y = labels.to(device)
+            factor = lr_factor(step, steps, self.epochs, 0.0, self.schedule, self.milestones, self.per)
+            heads.step(x, y % classes, (y >= 0) & (y < classes), y >= 0, factor)
         half = len(settings)
         top1, loss = heads.score(target.features("val", self.interpolation), slice(0, half))
         best = best_head(top1, loss)

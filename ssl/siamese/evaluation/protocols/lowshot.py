@@ -17,9 +17,10 @@ from siamese.evaluation.protocols.base import Protocol, percent
 from siamese.evaluation.protocols.finetune import Score, Tuning, best_of
 from siamese.evaluation.protocols.linear import Linear
 from siamese.evaluation.target import EvalTarget
+from siamese.intervals import interval
 from siamese.probes.features import Features
 from siamese.probes.linear import LinearGrid, LinearResult, Standardised, best_head, head_scores
-from siamese.probes.statistics import interval
+from siamese.progress import within
 from siamese.schema.types import Built, Count, Positives, Seed, Share
 
 FOLDS = 5  # of the linear heads, all trained at once
@@ -105,16 +106,17 @@ class LowShot(Protocol):
         lengths = self.epochs if self.fine_tune else [0] * len(sources)
         for (name, source), epochs in zip(sources, lengths, strict=True):
             linear, chosen, tuned, taken, count = [], [], [], [], 0
-            for seed in self.seeds:
+            for i, seed in enumerate(self.seeds):
                 index = listed(source, split) if isinstance(source, str) else few(split.labels, source, seed)
                 count = len(index)
-                top1, setting = self._linear(target, whole.subset(index), seed)
-                linear.append(top1)
-                chosen.append(setting)
-                if self.fine_tune and target.network is not None:
-                    top1, setting = self._finetuned(target, split, index, epochs, seed)
-                    tuned.append(top1)
-                    taken.append(setting)
+                with within(f"{name}, choice {i + 1} of {len(self.seeds)}"):
+                    top1, setting = self._linear(target, whole.subset(index), seed)
+                    linear.append(top1)
+                    chosen.append(setting)
+                    if self.fine_tune and target.network is not None:
+                        top1, setting = self._finetuned(target, split, index, epochs, seed)
+                        tuned.append(top1)
+                        taken.append(setting)
             out[name] = {"images": count, "linear": {**interval(linear), "chosen": chosen}}
             if tuned:
                 out[name]["finetuned"] = {

@@ -5,10 +5,11 @@ from siamese.training.callbacks.nonfinite import NonFiniteGradients
 from siamese.training.callbacks.online import OnlineEvaluation
 from siamese.training.callbacks.page import ReportPage
 from siamese.training.callbacks.progress import ProgressBar
+from siamese.training.callbacks.pruning import Pruning
 from siamese.training.callbacks.rate import LearningRate
 from siamese.training.callbacks.stopping import EarlyStopping
 
 __all__ = [
     "AtomicCheckpointIO", "EarlyStopping", "LearningRate", "NonFiniteGradients", "OnlineEvaluation", "ProgressBar",
-    "ReportPage", "SaveCheckpoints",
+    "Pruning", "ReportPage", "SaveCheckpoints",
 ]  # fmt: skip

@@ -45,7 +45,10 @@ class NonFiniteGradients(pl.Callback):
         if self.how == "skip":
             if not good:
                 self.state.skipped_steps += 1
-                optimizer.zero_grad(set_to_none=True)  # the optimiser leaves a parameter without gradient unchanged
+                if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+                    torch._foreach_add_(grads, torch.inf)  # the scaler, which fails without gradients, skips the step
+                else:
+                    optimizer.zero_grad(set_to_none=True)  # the optimiser leaves a parameter without gradient unchanged
                 pl_module.step_skipped = True
             return
         if self.first_bad is None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from siamese import progress
 from siamese.distributed import gather, rank
 from siamese.errors import RunAborted
 from siamese.methods import Batch, Method
@@ -135,6 +136,7 @@ class OnlineEvaluation(pl.Callback):
             out += ["knn_map"] if self.probe.multilabel else ["knn_top1", "online_linear_top1"]
         return out
 
+    @progress.muted()
     @torch.no_grad()
     def measure(self, method: Method) -> dict[str, float]:
         """The figures of the features as they are now."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from siamese.probes.statistics import exceeds, interval, proportion_interval
+from siamese.intervals import exceeds, interval, proportion_interval
 
 
 def test_the_interval_is_students():

@@ -1,0 +1,175 @@
+"""The folder of a sweep: a new one, or that of the same command where it was interrupted."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from siamese.errors import UserError
+from siamese.files import FolderLock, write_json
+from siamese.paths import expand_path
+from siamese.sweep.outcome import UNNAMED, key
+from siamese.sweep.share import trials
+
+FILE = "sweep.json"
+DEFAULT = Path("outputs/sweeps")  # of hydra.sweep.dir in conf/train.yaml
+WRITTEN = ("sweep.csv", "trials.csv", "sweep.html", "conf/experiment/best.yaml", "multirun.yaml",
+           "optimization_results.yaml")  # fmt: skip
+FREE = ("hydra.sweeper.n_trials", "hydra.sweeper.max_batch_size")  # a search may be prolonged
+REMEDY = "add overwrite=true, or choose another folder"
+
+
+@dataclass
+class SweepFolder:
+    """The folder of a sweep that this process carries out.
+
+    Args:
+        path: the folder.
+        lock: held until the sweep ends.
+        identity: what makes another start the same sweep.
+        trials: their number.
+        continued: whether it holds trials of an earlier start.
+        at_a_time: trials that the earlier start had side by side; None for a new sweep. A search must keep it, because
+            what it proposes depends on which trials have ended.
+    """
+
+    path: Path
+    lock: FolderLock
+    identity: dict[str, Any]
+    trials: int
+    continued: bool
+    at_a_time: int | None
+
+    def write(self, at_a_time: int, finished: bool) -> None:
+        """Record what the sweep is."""
+        told = {**self.identity, "trials": self.trials, "at_a_time": at_a_time, "finished": finished}
+        write_json(self.path / FILE, told)
+
+    def undo(self) -> None:
+        """Remove what the start of a sweep without any trial has written, and release the folder."""
+        if not _holds_trials(self.path):
+            _clear(self.path)
+            (self.path / FILE).unlink(missing_ok=True)
+            shutil.rmtree(self.path / "trials", ignore_errors=True)
+        self.lock.release()
+
+
+def identity(config: DictConfig) -> dict[str, Any]:
+    """What two starts of one sweep have in common: all settings but those of place and launcher, and what conf/ makes
+    of them."""
+    hydra = [o for o in config.hydra.overrides.hydra if key(o).startswith("hydra/sweeper") or
+             (key(o).startswith("hydra.sweeper.") and key(o) not in FREE)]  # fmt: skip
+    shared = {k: v for k, v in OmegaConf.to_container(config).items() if k not in ("hydra", *UNNAMED)}  # type: ignore[union-attr]
+    return {
+        "overrides": [o for o in config.hydra.overrides.task if key(o) not in UNNAMED],
+        "sweeper": hydra,
+        "config": hashlib.sha256(json.dumps(shared, default=str).encode()).hexdigest()[:16],
+    }
+
+
+def choose(config: DictConfig) -> SweepFolder:
+    """The folder, created and locked: `run_dir`, `hydra.sweep.dir`, or outputs/sweeps/<date>_<time>; without either
+    that of the newest interrupted sweep of the same command, if no other process is at work in it.
+
+    Raises:
+        UserError: it holds another sweep or other files, or another process is at work in it.
+    """
+    path, setting = _named(config)
+    if path is None:
+        for file in sorted(DEFAULT.glob(f"*/{FILE}"), reverse=True):
+            found = _read(file)
+            if found is None or not _same(found, config) or (found["finished"] and found["trials"] >= trials(config)):
+                continue
+            try:
+                lock = FolderLock(file.parent, str(file.parent))
+            except UserError:  # another process is at work in it
+                continue
+            return SweepFolder(file.parent, lock, identity(config), trials(config), True, found["at_a_time"])
+        path = DEFAULT / datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
+    if path.exists() and not path.is_dir():
+        raise UserError(setting, "is a file", "give a folder")
+    _check(path, config, setting)
+    if config.overwrite and path.exists():
+        from siamese.schema import check_train  # imports torch
+
+        settings = [str(k) for k in config if k != "hydra"]
+        check_train(OmegaConf.masked_copy(config, settings))  # before anything is removed
+    lock = FolderLock(path, setting)
+    found = _read(path / FILE)
+    if found is not None and (config.overwrite or not _same(found, config)):
+        _clear(path)
+        found = None
+    known = None if found is None else found["at_a_time"]
+    return SweepFolder(path, lock, identity(config), trials(config), found is not None, known)
+
+
+def _named(config: DictConfig) -> tuple[Path | None, str]:
+    """The folder that the settings name, if they do, and the setting."""
+    typed = [o for o in config.hydra.overrides.task if key(o) == "run_dir"]
+    several = typed and config.get("run_dir") is None
+    if several or (config.get("run_dir") is not None and OmegaConf.is_interpolation(config, "run_dir")):
+        setting = typed[-1] if typed else "run_dir"
+        raise UserError(setting, "a sweep has one run_dir, which holds its trials", "give one folder")
+    place = Path(config.hydra.sweep.dir)
+    if config.get("run_dir") is None:
+        return (None if place.parent == DEFAULT else expand_path(place, "hydra.sweep.dir")), f"hydra.sweep.dir={place}"
+    if place.parent != DEFAULT:
+        raise UserError(f"hydra.sweep.dir={place}", f"run_dir={config.run_dir} says the same", "give only one of them")
+    return expand_path(config.run_dir, "run_dir"), f"run_dir={config.run_dir}"
+
+
+def _check(path: Path, config: DictConfig, setting: str) -> None:
+    """Refuse a folder that holds something else."""
+    for name, allowed in (("overwrite", (True, False)), ("resume", (True, False, "auto"))):
+        if not any(config[name] is value or config[name] == value == "auto" for value in allowed):
+            raise UserError(f"{name}={config[name]}", "is not a possible value", f"give one of {allowed}".lower())
+    if config.overwrite and config.resume:
+        raise UserError(f"resume={config.resume} overwrite=true".lower(), "exclude each other", "give one of them")
+    content = [f for f in path.iterdir() if f.name != ".lock"] if path.is_dir() else []
+    found = _read(path / FILE)
+    if not content or (found is not None and (config.overwrite or _same(found, config) or not _holds_trials(path))):
+        return
+    if found is None:
+        what = "already holds a run" if (path / "config.yaml").exists() else "holds other files"
+        raise UserError(setting, what, "choose another folder")
+    now = identity(config)
+    if all(found[name] == now[name] for name in ("overrides", "sweeper")):
+        raise UserError(setting, "holds this sweep, but conf/ or the installed version has changed since", REMEDY)
+    before = " ".join([*found["sweeper"], *found["overrides"]]) or "defaults"
+    raise UserError(setting, f"holds another sweep ({before})", REMEDY)
+
+
+def _holds_trials(path: Path) -> bool:
+    return any((path / "trials").glob("[0-9]*")) or any(path.glob("[0-9][0-9]*/config.yaml"))
+
+
+def _same(found: dict[str, Any], config: DictConfig) -> bool:
+    return all(found.get(name) == value for name, value in identity(config).items())
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """sweep.json; None if it is not there or not one of ours."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    good = isinstance(found, dict) and all(_texts(found.get(name)) for name in ("overrides", "sweeper"))
+    good = good and all(isinstance(found.get(name), int) for name in ("at_a_time", "trials", "finished"))
+    return found if good else None
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, str) for v in value)
+
+
+def _clear(path: Path) -> None:
+    """Remove what an earlier sweep wrote beside its runs, which each trial overwrites itself. sweep.json stays until it
+    is written anew."""
+    for file in [*(path / name for name in WRITTEN), *(path / "trials").glob("[0-9]*.*")]:
+        file.unlink(missing_ok=True)
