@@ -12,13 +12,14 @@ from typing import Any, NoReturn
 import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Quote, QuotedString
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from siamese import output
 from siamese.commands import completion, usage, words
+from siamese.config import quoted
 from siamese.errors import RunAborted, UserError, printable
 from siamese.options import CONF, is_group, options, own_conf
 from siamese.schema.check import hints
@@ -50,7 +51,7 @@ def moved_groups(arguments: Sequence[str]) -> list[str]:
     if any(re.match(r"\+*foreign=", a) for a in arguments):
         raise UserError(taken[0], "foreign=[…] sets the same", "give only one of them")
     swept = any(a in ("-m", "--multirun") for a in arguments)
-    lists = [",".join(map(_quoted, chosen)) for chosen in itertools.product(*(_choices(a, swept) for a in taken))]
+    lists = [",".join(map(quoted, chosen)) for chosen in itertools.product(*(_choices(a, swept) for a in taken))]
     place = arguments.index(taken[0])  # argparse takes no override after an option that follows overrides
     gathered = f"foreign={','.join(f'[{items}]' for items in lists)}"
     return [gathered if i == place else a for i, a in enumerate(arguments) if i == place or a not in taken]
@@ -67,11 +68,6 @@ def _choices(argument: str, swept: bool) -> list[str]:
     return [f"{key}={value}" for value in parsed.sweep_string_iterator()]
 
 
-def _quoted(text: str) -> str:
-    """Text in quotes for Hydra; an interpolation in it is left for train.yaml."""
-    return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
-
-
 def searchpath(arguments: Sequence[str]) -> list[str]:
     """The override by which Hydra finds the options of the user's `conf/` as well, whose `_target_`s may be modules
     beside it; nothing if there is none or the command line has its own search path."""
@@ -80,7 +76,7 @@ def searchpath(arguments: Sequence[str]) -> list[str]:
         return []
     if str(own.parent) not in sys.path:
         sys.path.append(str(own.parent))  # last, so that it hides no module
-    return [f"hydra.searchpath=[{QuotedString(f'file://{own}', Quote.single).with_quotes()}]"]
+    return [f"hydra.searchpath=[{quoted(f'file://{own}')}]"]
 
 
 def with_searchpath(arguments: Sequence[str]) -> list[str]:

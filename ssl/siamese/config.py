@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -41,6 +42,11 @@ def make(node: Any, **arguments: Any) -> Any:
 def to_dict(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as plain values."""
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
+
+
+def quoted(text: str) -> str:
+    """Text in quotes for Hydra's parser, in which nothing is interpolated."""
+    return QuotedString(text.replace("${", "\\${"), Quote.single).with_quotes()
 
 
 def optuna() -> Any:

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import QuotedString
 
+from siamese.config import quoted
 from siamese.files import write
 from siamese.options import is_group, own_conf, roots
 
@@ -60,7 +61,7 @@ def write_best(folder: Path, settings: Mapping[str, str], told: str, kept: Colle
     file.parent.mkdir(parents=True, exist_ok=True)
     write(file, experiment(settings, told, kept))
     places = [f"file://{place.resolve()}" for place in (folder / "conf", own_conf()) if place is not None]
-    listed = ",".join(QuotedString(place.replace("${", "\\${"), Quote.single).with_quotes() for place in places)
+    listed = ",".join(map(quoted, places))
     return f"python train.py experiment=best {shlex.quote(f'hydra.searchpath=[{listed}]')}"
 
 

@@ -6,11 +6,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from siamese.config import optuna
+from siamese.config import optuna, quoted
 from siamese.errors import RunAborted, UserError
 from siamese.sweep import closing, share
 from siamese.sweep.folder import SweepFolder, choose
@@ -67,8 +66,7 @@ def _start(config: DictConfig) -> None:
     count = share.deal(config, folder.at_a_time)
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweep.dir = str(folder.path)
-        quoted = QuotedString(str(folder.path).replace("${", "\\${"), Quote.single).with_quotes()
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted}")
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder.path))}")
     folder.write(count, finished=False)
     done = len([o for o in read_all(folder.path) if o.error is None])
     told = f", {count} at a time" if count > 1 else ""

@@ -9,9 +9,7 @@ from urllib.parse import quote
 from siamese.pages import html
 from siamese.pages.points import Point, point_chart
 from siamese.sweep.outcome import Outcome
-from siamese.sweep.table import Row, amount, difference, legend, probes, short, spread, title
-
-NAMES = {"knn": "kNN", "linear": "linear", "feature_rank": "RankMe"}
+from siamese.sweep.table import NAMES, Row, amount, difference, figure, legend, probes, short, spread, title
 
 
 def sweep_page(found: Sequence[Row], common: Mapping[str, str], outcomes: Sequence[Outcome], folder: Path) -> str:
@@ -76,7 +74,8 @@ def _trials(outcomes: Sequence[Outcome], common: Mapping[str, str], folder: Path
     rows = []
     for o in sorted(outcomes, key=lambda o: -o.value if math.isfinite(o.value) else math.inf):
         summary, own = o.summary or {}, {k: v for k, v in o.settings.items() if k not in common}
-        figures = " · ".join(f"{NAMES[p]} {_figure(summary, p)}" for p in NAMES if _figure(summary, p))
+        found = {p: figure(summary, p) for p in NAMES}
+        figures = " · ".join(f"{NAMES[p]} {spread([v], p)}" for p, v in found.items() if v is not None)
         early = "ended early" if summary.get("stopped_early") else ""
         linked = ""
         if o.run_dir is not None and (Path(o.run_dir) / "report.html").is_file():
@@ -87,14 +86,6 @@ def _trials(outcomes: Sequence[Outcome], common: Mapping[str, str], folder: Path
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{c}</th>' for c in ("trial", "settings", "figures", "seconds", "", ""))
     return f'<div class="scroll"><table>\n<tr>{head}</tr>\n' + "\n".join(rows) + "\n</table></div>"
-
-
-def _figure(summary: Mapping[str, object], probe: str) -> str:
-    names = ("feature_rank",) if probe == "feature_rank" else (f"{probe}_top1", f"{probe}_map")
-    value = next((summary[n] for n in names if isinstance(summary.get(n), (int, float))), None)
-    if not isinstance(value, (int, float)):
-        return ""
-    return f"{value:.1f}" if probe == "feature_rank" else f"{100 * value:.2f}"
 
 
 def _told(settings: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from siamese.intervals import exceeds, interval
 from siamese.sweep.outcome import Outcome
 
 PROBES = ("knn", "linear")
+NAMES = {"knn": "kNN", "linear": "linear", "feature_rank": "RankMe"}  # in tables
 FIGURE_NAMES = {"epochs": "epochs_trained"}  # of trials.csv, where `epochs` may be a setting
 
 
@@ -43,10 +44,8 @@ class Row:
 
     def figures(self, probe: str) -> list[float]:
         """Top-1, mAP or, for "feature_rank", RankMe of each trial that has it, as it stands in its summary."""
-        names = ("feature_rank",) if probe == "feature_rank" else (f"{probe}_top1", f"{probe}_map")
-        summaries = [m.summary for m in self.done if m.summary is not None]
-        found = [next((s[n] for n in names if s.get(n) is not None), None) for s in summaries]
-        return [float(value) for value in found if value is not None]
+        found = [figure(m.summary or {}, probe) for m in self.done]
+        return [value for value in found if value is not None]
 
     def mean(self, name: str) -> float | None:
         """Mean of a number of the summaries, such as "train_seconds"."""
@@ -62,6 +61,12 @@ class Row:
     def value(self) -> float:
         """Their mean, minus infinity if there is none."""
         return statistics.fmean(self.values) if self.values else -math.inf
+
+
+def figure(summary: Mapping[str, Any], probe: str) -> float | None:
+    """Top-1, mAP or, for "feature_rank", RankMe, as it stands in a summary; None if it has none."""
+    names = ("feature_rank",) if probe == "feature_rank" else (f"{probe}_top1", f"{probe}_map")
+    return next((float(summary[n]) for n in names if isinstance(summary.get(n), (int, float))), None)
 
 
 def rows(outcomes: Sequence[Outcome]) -> tuple[list[Row], dict[str, str]]:
@@ -104,11 +109,10 @@ def table(found: Sequence[Row], width: int | None = None) -> Table:
     out = Table(box=None, pad_edge=False, collapse_padding=True) if (width or 200) < 100 else Table()
     out.add_column("setting", overflow="fold")
     shown = probes(found)
-    names = {"knn": "kNN", "linear": "linear", "feature_rank": "RankMe"}
     failed = any(len(row.done) < len(row.members) for row in found)
     marked = [] if len(found) < 2 else ["to best"]
     last = ["failed"] if failed else []
-    for column in ("seeds", *(names[p] for p in shown), *marked, "seconds", "MB", *last):
+    for column in ("seeds", *(NAMES[p] for p in shown), *marked, "seconds", "MB", *last):
         out.add_column(column, justify="right", no_wrap=True)
     for row in found:
         cells = [row.name, str(len(row.done)), *(spread(row.figures(p), p) for p in shown)]

@@ -167,7 +167,6 @@ class Run:
             names = sorted(t.loader.skipped)
             self._say(f"skipped {len(names)} unreadable images: {', '.join(names[:3])}")
         if t.data.labelled:
-            rows = {}
             for name, one in {**self.baselines, self.cfg.method.name: features}.items():
                 with within(f"closing table, {name}"):
                     rows[name] = closing_figures(one, t.probe, t.plan.grid, t.plan.several)
