@@ -23,8 +23,6 @@ def make_trainer(cfg: DictConfig, steps_per_epoch: int, sync_batchnorm: bool, pl
     Raises:
         UserError: Lightning refuses the settings.
     """
-    # cuDNN measures its algorithms once; the shapes of a run do not change.
-    extra = {} if "benchmark" in cfg.trainer else {"benchmark": on_gpu(cfg) and not cfg.deterministic}
     try:
         return make(
             cfg.trainer,
@@ -38,7 +36,6 @@ def make_trainer(cfg: DictConfig, steps_per_epoch: int, sync_batchnorm: bool, pl
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            **extra,
         )
     except Exception as error:
         cause = error.__cause__ or error
