@@ -1,6 +1,6 @@
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share two cores (pyproject.toml)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # three workers share two cores (pyproject.toml)
 os.environ["WANDB_MODE"] = "offline"
 
 import itertools
@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import processes
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported: kernels run on the CPU, slowly
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # train.py and eval_linear.py
@@ -58,8 +62,8 @@ def command(tmp_path):
     """Runs a script of the repository in an empty folder, as a user does."""
 
     def run(script: str, *arguments: str, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / script), *arguments],
+        return processes.run(
+            [ROOT / script, *arguments],
             cwd=tmp_path,
             env={**os.environ, "COLUMNS": "200", **environment},
             capture_output=True,

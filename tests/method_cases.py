@@ -5,6 +5,7 @@ import yaml
 from hydra.utils import get_class, instantiate
 from paths import ROOT
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from siamese import factory
 from siamese.methods import Method, MultiCrop
@@ -53,6 +54,20 @@ class Net(nn.Module):
     def forward(self, x):
         self.batches.append(len(x))
         return self.bn(self.conv(x)).relu().mean((2, 3))
+
+
+class NoWaits(TorchDispatchMode):
+    """Refuses operations whose value or size the host must read, which on a GPU it waits for."""
+
+    READ = ("_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave", "is_nonzero", "_unique2")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        masks = name in ("index", "index_put", "index_put_") and any(
+            x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1]
+        )
+        assert name not in self.READ and not masks, f"the host reads the result of {func}"
+        return func(*args, **(kwargs or {}))
 
 
 def narrow_heads(cfg) -> None:

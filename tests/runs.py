@@ -4,9 +4,9 @@ import csv
 import os
 import signal
 import subprocess
-import sys
 import time
 
+import processes
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -74,8 +74,8 @@ def timeless_rows(file):
 
 def start(arguments, folder, **environment):
     """train.py in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
+    return processes.start(
+        [ROOT / "train.py", *arguments],
         cwd=folder,
         env={**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,

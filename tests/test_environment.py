@@ -59,16 +59,32 @@ def test_command_line(monkeypatch, words, told):
     assert environment.command_line() == told
 
 
-@pytest.mark.parametrize(("allowed", "own", "used"), [(1, None, 1), (9, None, 2), (1, "2", 2)])
-def test_threads_are_the_allowed_cores(monkeypatch, allowed, own, used):
+@pytest.mark.parametrize(
+    ("allowed", "own", "work", "used"),
+    [(1, None, 1e12, 1), (9, None, 1e12, 2), (1, "2", 1e12, 2), (9, None, 1.9e9, 1), (9, None, 2e9, 2), (9, "2", 0, 2)],
+)
+def test_threads_are_allowed_and_help(monkeypatch, allowed, own, work, used):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(environment, "_THREADS", 2)
     if own is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", own)
     monkeypatch.setattr(environment, "cores", lambda: allowed)
     try:
-        environment.limit_threads()
+        environment.limit_threads(work)
         assert torch.get_num_threads() == used
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "half"), [("cpu", True, False), ("cuda", False, False), ("cuda", True, True)]
+)
+def test_autocast_is_for_gpus_with_bf16(monkeypatch, device, native, half):
+    """On a CPU, evaluation protocols compute what they did without it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **kwargs: native)
+    with environment.autocast(torch.device(device)):
+        assert torch.is_autocast_enabled(device) is half
+        assert not half or torch.get_autocast_dtype(device) == torch.bfloat16

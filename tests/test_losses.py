@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightly.loss import NegativeCosineSimilarity, NTXentLoss
+from method_cases import NoWaits
 
 from siamese import losses
 
@@ -85,6 +86,14 @@ def test_gradients_are_finite_where_views_coincide(name):
     z = torch.randn(N, D).repeat(2, 1).requires_grad_()
     getattr(losses, name)(z, 1.5).backward()
     assert z.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "nt_logistic", "triplet", "contrastive", "dcl", "dclw", "nt_xent_chunked"])
+def test_loss_has_no_sizes_that_depend_on_values(name):
+    z = torch.randn(2 * N, D, requires_grad=True)
+    given = {"dclw": (0.5,), "nt_xent_chunked": (4,)}.get(name, ())
+    with NoWaits():
+        getattr(losses, name)(z, 0.5, *given).backward()
 
 
 def test_info_nce_queue_by_hand():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from siamese.errors import UserError
-from siamese.optim import LARS, OptimizerRecipe, lr_factor, split_groups
+from siamese.optim import LARS, OptimizerRecipe, _written_out, lr_factor, split_groups
 
 
 def recipe(**changes):
@@ -121,6 +121,16 @@ def test_scaled_loss_is_equivalent_to_scaled_rate_and_decay(optimizer):
     for a, b, c in zip(one, two, four, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-9)  # the 1e-8 of the denominator
         torch.testing.assert_close(c, a, rtol=1e-6, atol=1e-9)
+
+
+def test_factors_written_out_scale_as_factors_do():
+    """A GPU's way to scale each tensor, bit for bit that of the CPU; layouts stay."""
+    tensors = [torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last), torch.randn(5, 3).T, torch.randn(7)]
+    factors = torch.tensor([0.3, 1e-9, 7.1])
+    written = _written_out(factors, tensors)
+    for got, f, x in zip(torch._foreach_mul(tensors, written), factors, tensors, strict=True):
+        assert torch.equal(got, f * x)
+    assert [w.stride() for w in written] == [x.stride() for x in tensors]
 
 
 def test_lars_skips_tensors_without_a_gradient():

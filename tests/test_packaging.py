@@ -141,7 +141,7 @@ def test_own_options_stand_among_the_settings(tmp_path, monkeypatch):
     (folder / "conf" / "method").mkdir(parents=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    own = f"hydra.searchpath=['file://{folder}/conf']"
+    own = f"hydra.searchpath=['file://{tmp_path}/n\\${{x}}/conf']"
     assert with_searchpath(["method=mine", "--cfg", "job"]) == [own, "method=mine", "--cfg", "job"]
     assert with_searchpath(["--cfg", "job"]) == ["--cfg", "job", own]
     assert with_searchpath(["hydra.searchpath=[]"]) == ["hydra.searchpath=[]"]

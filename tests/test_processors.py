@@ -1,8 +1,10 @@
 """Cores and GPUs that this process may use."""
 
+import os
+
 import pytest
 
-from siamese.processors import cores, gpus
+from siamese.processors import cores, gpus, limit_spinning
 
 
 def file_system(root, groups, files):
@@ -56,3 +58,14 @@ def test_cores_of_the_affinity_mask(tmp_path, monkeypatch):
 def test_visible_gpus(monkeypatch, visible, names):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert gpus() == names
+
+
+@pytest.mark.parametrize(("own", "count"), [({}, "2000"), ({"GOMP_SPINCOUNT": "5"}, "5"),
+                                            ({"OMP_WAIT_POLICY": "ACTIVE"}, None)])  # fmt: skip
+def test_waiting_threads_give_up_their_core(monkeypatch, own, count):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    environment = {**os.environ, **own}
+    monkeypatch.setattr(os, "environ", environment)
+    limit_spinning()
+    assert environment.get("GOMP_SPINCOUNT") == count

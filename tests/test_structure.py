@@ -8,7 +8,7 @@ from paths import ROOT
 PACKAGE = ROOT / "ssl" / "siamese"
 # From the ground up. A module may import modules of lower floors, and of its own room.
 FLOORS = (
-    ("errors", "options", "processors", "intervals"),
+    ("errors", "options", "processors", "intervals", "precision"),
     ("paths", "output", "files", "schema"),
     ("config", "recipe", "environment", "distributed"),
     ("batchnorm", "run_dir", "checkpoints", "pages", "progress"),

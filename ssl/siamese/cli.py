@@ -22,6 +22,7 @@ from siamese.commands import completion, usage, words
 from siamese.config import quoted
 from siamese.errors import RunAborted, UserError, printable
 from siamese.options import CONF, is_group, options, own_conf
+from siamese.processors import limit_spinning
 from siamese.schema.check import hints
 from siamese.schema.groups import EvalData
 from siamese.schema.messages import all_keys, explain
@@ -179,6 +180,7 @@ def run_words(task: Callable[[Sequence[str]], Any], given: Sequence[str]) -> Non
 
 def _carry_out(task: Callable[[Any], Any], cfg: Any) -> Any:
     """Run the task. Exceptions end the process here, because Hydra adds lines to those that leave the task."""
+    limit_spinning()  # torch is imported by the task
     try:
         return task(cfg)
     except UserError as error:

@@ -14,6 +14,7 @@ from siamese.config import make, to_dict
 from siamese.data import DataSet, LoaderConfig, Split
 from siamese.data.crops import CentralCrop, Cutter, RandomCrops, ViewCrop
 from siamese.data.statistics import for_each, measured
+from siamese.environment import free_memory_mb
 from siamese.errors import UserError
 from siamese.methods import Method
 from siamese.recipe import MEASURED_KEYS
@@ -22,6 +23,7 @@ from siamese.schema.groups import LoaderSettings
 from siamese.schema.types import EIGHT_BITS, Interpolation
 
 CROP_SETTINGS = ("crop_scale", "crop_ratio", "interpolation", "rotate_degrees")
+RESIDENT_MB = 2000
 LOADING = tuple(hints(LoaderSettings))  # keys of `data` that are not arguments of the data set
 
 
@@ -74,8 +76,18 @@ def resolve_images(cfg: DictConfig, split: Split) -> tuple[DictConfig, str]:
 
 def loader_config(cfg: DictConfig, device: torch.device, data: DataSet) -> LoaderConfig:
     """`conf/data` to how batches are made, of all splits of `data` alike."""
-    whole = data.largest_bytes / 1e6
-    return LoaderConfig(cfg.data.resident, cfg.data.resident_mb, cfg.data.workers, device, cfg.seed, whole)
+    whole, most = data.largest_bytes / 1e6, cfg.data.resident_mb
+    most = resident_mb(device, data.pretrain.images.decodes) if most == "auto" else most
+    return LoaderConfig(cfg.data.resident, most, cfg.data.workers, device, cfg.seed, whole)
+
+
+def resident_mb(device: torch.device, decodes: bool) -> int:
+    """`data.resident_mb=auto`, in MB (10^6 bytes). Of arrays that are copied to a GPU a quarter of its free memory: the
+    batches are equal either way, and a set may be held twice, for the training and for the probes. Files
+    (`decodes`) show other pixels when they are resident, which must not depend on the GPU."""
+    if decodes or device.type != "cuda":
+        return RESIDENT_MB
+    return round(free_memory_mb(device) / 4)
 
 
 def clean_view(cfg: DictConfig) -> CleanView:

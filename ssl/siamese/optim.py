@@ -78,7 +78,7 @@ class LARS(Optimizer):
                     ratio = torch.where(
                         (weight_norm > 0) & (grad_norm > 0), group["trust_coefficient"] * weight_norm / grad_norm, 1.0
                     )
-                    grads = list(torch._foreach_mul(grads, list(ratio.unbind())))
+                    grads = _each_times(grads, ratio)
             buffers = []
             for p in params:
                 if "momentum_buffer" not in self.state[p]:
@@ -98,10 +98,22 @@ def _clipped(params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -
     rate = group["trust_coefficient"] * weight_norm / (grad_norm + decay * weight_norm + 1e-8)
     ratio = (rate / group["lr"]).clamp(max=1)  # 1 where lr is 0: a tensor over 0.0 is infinite
     adapted = (weight_norm > 0) & (grad_norm > 0)
-    out = torch._foreach_mul(grads, list(torch.where(adapted, ratio, 1.0).unbind()))
-    decays = torch._foreach_mul(params, list(torch.where(adapted, decay * ratio, 0.0).unbind()))
-    torch._foreach_add_(out, decays)
-    return list(out)
+    out = _each_times(grads, torch.where(adapted, ratio, 1.0))
+    torch._foreach_add_(out, _each_times(params, torch.where(adapted, decay * ratio, 0.0)))
+    return out
+
+
+def _each_times(tensors: list[Tensor], factors: Tensor) -> list[Tensor]:
+    """Each tensor times its own factor (n,). A GPU's foreach kernels take tensors of one shape and layout, and multiply
+    by a scalar on the device tensor by tensor; so the factors are written out there, by one kernel for many of them."""
+    return list(torch._foreach_mul(tensors, _written_out(factors, tensors) if factors.is_cuda else factors.unbind()))
+
+
+def _written_out(factors: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Tensors of the shapes and layouts of `like`, each filled with its factor (n,)."""
+    flat = torch.cat([f.expand(x.numel()) for f, x in zip(factors.unbind(), like, strict=True)])
+    parts = flat.split([x.numel() for x in like])
+    return [part.as_strided(x.shape, x.stride()) for part, x in zip(parts, like, strict=True)]
 
 
 def lr_factor(

@@ -42,6 +42,14 @@ def _limit(group: Path) -> float:
         return math.inf
 
 
+def limit_spinning() -> None:
+    """Let a waiting thread of GNU's OpenMP give up its core after about 0.1 ms, not after some 10 ms: two runs on one
+    machine would otherwise stop each other (benchmarks/threads.py). Takes effect if torch is imported later, and in
+    the processes that this one starts. The user's own choice stays."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
 def gpus() -> list[str]:
     """Names of the NVIDIA GPUs that CUDA would see here, as `CUDA_VISIBLE_DEVICES` takes them."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -6,7 +6,7 @@ import scipy.ndimage
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as tvf
-from view_cases import FULL, HOW, PLAIN, generator, make_view, replace
+from view_cases import FULL, HOW, PLAIN, generator, make_view, needs_triton, replace
 
 from siamese.augment import CleanView
 from siamese.errors import UserError
@@ -83,11 +83,7 @@ def reference(view, x, p, kind, interpolation, kernel):
     return torch.stack(out)
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("channels", [1, 3, 4, 13])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_all_operations_match_other_libraries_in_float64(how, kind, channels, interpolation):
+def assert_matches_other_libraries(how, kind, channels, interpolation):
     x = images(channels, kind)
     view = make_view(how, **settings(
         channels, kind, interpolation=interpolation, flip_p=0.5, jitter_p=0.7, gray_p=0.5, blur_p=0.5, solarize_p=0.5,
@@ -99,6 +95,27 @@ def test_all_operations_match_other_libraries_in_float64(how, kind, channels, in
     expected = reference(view, x, p, kind, interpolation, PLAIN["blur_kernel"])
     grey_levels = (view.render(x, p).double() - expected) * view.std.double().view(-1, 1, 1) * 255
     assert grey_levels.abs().max() < 0.01
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3, 4, 13])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_all_operations_match_other_libraries_in_float64(how, kind, channels, interpolation):
+    assert_matches_other_libraries(how, kind, channels, interpolation)
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("kind", "channels", "interpolation"),
+    [
+        ("float32", 1, "bicubic"),
+        ("uint8", 3, "bicubic"),
+        ("uint16", 4, "bilinear"),
+    ],  # each takes the interpreter seconds
+)
+def test_the_kernels_of_a_gpu_match_other_libraries_in_float64(kind, channels, interpolation):
+    assert_matches_other_libraries("triton", kind, channels, interpolation)
 
 
 @pytest.mark.parametrize("how", HOW)

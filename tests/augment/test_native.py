@@ -107,7 +107,7 @@ def test_a_library_that_others_could_have_put_there_is_not_loaded(cache, tmp_pat
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     said = Views(0, [{}], **{**FULL, "compiled": True}).prepare(1, CPU)
-    assert re.search(f"1 x 24 px, compiled .as augment.compiled says; compiled privately: .*{why}", said)
+    assert re.search(f"1 x 24 px, compiled .augment.compiled=true; compiled privately: .*{why}", said)
     assert renders_as_torch()
     assert file.read_bytes() == b"planted"
     assert os.listdir(file.parent) == [file.name]

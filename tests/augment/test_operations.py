@@ -26,7 +26,7 @@ class Invert(Operation):
     def draw(self, *uniform, height, width, aspect_ratio):
         return {"invert": uniform[0][:, 0] < self.p}
 
-    def apply(self, x, params, size, compiled):
+    def apply(self, x, params, size):
         return on_chosen(x, params.invert, lambda part, i: 1 - part)
 
 
@@ -111,12 +111,12 @@ def test_what_cpp_does_not_know_is_rendered_by_torch_and_said(with_invert):
     views = Views(0, [{}, {}], **FULL, invert_p=1.0, compiled="auto")
     note = views.prepare(10**9, CPU)
     assert "not compiled" in note and "but views.cpp does not know invert: torch renders" in note
-    assert not any(view.native for view in views.views)
+    assert not any(view.compiled for view in views.views)
     with pytest.raises(UserError, match=r"augment.compiled=true: views.cpp does not know invert.*add it to views.cpp"):
         Views(0, [{}, {}], **FULL, invert_p=1.0, compiled=True).prepare(1, CPU)
     idle = Views(0, [{}, {}], **FULL, invert_p=0.0, compiled=True)
     idle.prepare(1, CPU)
-    assert all(view.native for view in idle.views)
+    assert all(view.compiled == "cpu" for view in idle.views)
 
 
 @needs_compiler
@@ -126,7 +126,7 @@ def test_one_field_and_its_code_teach_cpp_an_operation(with_invert, extended_ren
     view, x = views.views[0], batch(24)
     p = view.draw(24, 32, 32, generator())
     rendered = view.render(x, p)
-    view.native = False
+    view.compiled = ""
     torch.testing.assert_close(rendered, view.render(x, p), atol=2e-3, rtol=0)
     assert p.invert.any() and not p.invert.all()
 

@@ -1,9 +1,8 @@
 """`siamese export` as a user runs it."""
 
 import os
-import subprocess
-import sys
 
+import processes
 from export_cases import make
 from paths import ROOT
 
@@ -18,8 +17,8 @@ main()
 
 
 def start(folder, *words):
-    return subprocess.run(
-        [sys.executable, *words], cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT / "ssl")}, capture_output=True,
+    return processes.run(
+        words, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT / "ssl")}, capture_output=True,
         text=True, timeout=120,
     )  # fmt: skip
 

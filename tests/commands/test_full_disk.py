@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import processes
 import pytest
 from paths import ROOT
 from runs import SHORT
@@ -24,8 +25,8 @@ def test_config_survives_a_failed_write(session, tmp_path):
     run.fit()
     run.close()
     before = (tmp_path / "run" / "config.yaml").read_text()
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(ROOT / "train.py"), "run_dir=run", "resume=true", "epochs=2", "trainer=cpu",
+    done = processes.run(
+        ["-c", LIMITED, str(ROOT / "train.py"), "run_dir=run", "resume=true", "epochs=2", "trainer=cpu",
          "backbone.widths=[4,8]"],
         cwd=tmp_path, env={**os.environ, "COLUMNS": "200"}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip

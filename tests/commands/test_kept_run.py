@@ -7,6 +7,7 @@ with which the same code ended it, and `results_2026-11-24.json` its evaluation 
 import json
 import shutil
 
+import processes
 import pytest
 import torch
 from paths import ROOT
@@ -24,15 +25,13 @@ RECIPE = ("method=moco", "epochs=3", "backbone.widths=[4,8]", "method.output_dim
 def resumed(tmp_path_factory):
     """The run, resumed by train.py and evaluated by eval_linear.py."""
     import os
-    import subprocess
-    import sys
 
     folder = tmp_path_factory.mktemp("kept")
     shutil.copytree(KEPT / "run_2026-11-24", folder / "run")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "150"}
 
     def command(script, *arguments):
-        done = subprocess.run([sys.executable, str(ROOT / script), *arguments], cwd=folder, env=environment,
+        done = processes.run([ROOT / script, *arguments], cwd=folder, env=environment,
                               capture_output=True, text=True)  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -2,8 +2,8 @@
 
 import os
 import subprocess
-import sys
 
+import processes
 import pytest
 from paths import ROOT
 
@@ -14,7 +14,7 @@ from siamese.options import options
 
 def siamese(*words, **more):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "ssl"), "COLUMNS": "80"}
-    return subprocess.run([sys.executable, "-m", "siamese", *words], env=environment, stderr=subprocess.PIPE, text=True,
+    return processes.run(["-m", "siamese", *words], env=environment, stderr=subprocess.PIPE, text=True,
                           timeout=60, **more)  # fmt: skip
 
 

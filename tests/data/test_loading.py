@@ -2,6 +2,7 @@ import pytest
 import torch
 from split_cases import SPLIT, part
 
+from siamese import factory
 from siamese.data import Loader, LoaderConfig, Split, loading
 from siamese.data import sets as data_sets
 from siamese.errors import UserError
@@ -101,3 +102,11 @@ def test_all_splits_of_files_show_the_same_pixels():
         assert chosen.keeps_resident(p) is expected
     p.images.decodes = True
     assert "another split takes 6.0 MB > data.resident_mb=5" in chosen.describe(p)
+
+
+def test_auto_keeps_arrays_in_a_quarter_of_a_gpus_free_memory(monkeypatch):
+    """Of files it does not look at the GPU: resident or streamed, they show other pixels."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (40_000_000_000, 80_000_000_000))
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert factory.resident_mb(gpu, decodes=False) == 10_000
+    assert factory.resident_mb(gpu, decodes=True) == factory.resident_mb(cpu, decodes=False) == 2_000

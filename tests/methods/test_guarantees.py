@@ -5,7 +5,7 @@ import copy
 import pytest
 import pytorch_lightning as pl
 import torch
-from method_cases import CLASSES, METHODS, make, settings, views
+from method_cases import CLASSES, METHODS, NoWaits, make, settings, views
 from runs import differences
 from torch import nn
 
@@ -73,6 +73,15 @@ def test_loss_is_float32_under_autocast(config, name):
     assert found.item() == pytest.approx(expected.item(), rel=0.1, abs=0.05)
     found.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_step_has_no_sizes_that_depend_on_values(config, name):
+    """On a GPU the host would wait for these; tests/test_gpu.py looks there."""
+    method, batch = make(config, name), views(6, name)
+    with NoWaits():
+        method.loss(*arguments(method, batch)).backward()
+        method.after_step(0, 10)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's compiler about its own doing

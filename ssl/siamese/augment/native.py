@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from siamese.augment.operation import Operation
+from siamese.augment.operation import CompilerError, Operation, check_fields
 from siamese.augment.params import ViewParams
 
 SOURCE = Path(__file__).with_name("views.cpp")
@@ -28,18 +28,6 @@ FLAGS = (
     "-O3", "-march=native", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
     "-fassociative-math", "-ffinite-math-only", "-shared", "-fPIC", "-pthread",
 )  # fmt: skip
-
-
-class CompilerError(Exception):
-    """The views cannot be rendered in C++; the message says why in one line.
-
-    Args:
-        remedy: what to do.
-    """
-
-    def __init__(self, message: str, remedy: str = "install g++"):
-        super().__init__(message)
-        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -165,16 +153,17 @@ def library() -> Library:
     return Library(loaded, note)
 
 
-def check_known(operations: Sequence[Operation]) -> str:
+def check_known(operations: Sequence[Operation], device: torch.device) -> str:
     """Compile views.cpp and check that it knows the operations. Returns the library's note.
+
+    Args:
+        device: a CPU; the kernels of a GPU are compiled for one of several.
 
     Raises:
         CompilerError: it cannot be compiled, or does not know an active operation; torch then renders the views.
     """
     note = library().note
-    unknown = sorted({f for o in operations if o.active for f in o.fields if f not in library().fields})
-    if unknown:
-        raise CompilerError(f"views.cpp does not know {', '.join(unknown)}: torch renders", "add it to views.cpp")
+    check_fields(operations, library().fields, "views.cpp")
     return note
 
 

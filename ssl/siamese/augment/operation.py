@@ -1,7 +1,7 @@
 """The contract of a random operation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -9,6 +9,18 @@ from torch import Tensor
 from siamese.augment.params import ViewParams
 
 Column = int | slice
+
+
+class CompilerError(Exception):
+    """The views cannot be rendered by compiled code; the message says why in one line.
+
+    Args:
+        remedy: what to do.
+    """
+
+    def __init__(self, message: str, remedy: str = "install g++"):
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class Operation(ABC):
@@ -45,16 +57,15 @@ class Operation(ABC):
         """
 
     @abstractmethod
-    def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
+    def apply(self, x: Tensor, params: ViewParams, size: int) -> Tensor:
         """The operation in torch on the images' device.
 
         Args:
             x: (B, C, size, size) float in [0, 1]; before the crop (B, C, H, W) uint8 or float in [0, 255].
-            compiled: may use torch.compile.
         """
 
     def options(self) -> dict[str, int]:
-        """Settings that views.cpp reads, by the names it gives them."""
+        """Settings that compiled code reads, by the names that views.cpp gives them."""
         return {}
 
     def check(self, size: int) -> None:  # noqa: B027
@@ -73,6 +84,21 @@ class Operation(ABC):
         left_out = (name,) if channels != 3 and self.p else ()
         self.p = self.p if channels == 3 else 0.0
         return left_out
+
+
+def check_fields(operations: Sequence[Operation], known: Collection[str], file: str) -> None:
+    """Check that compiled code knows the active operations.
+
+    Args:
+        known: fields that it computes with.
+        file: where an unknown one would be added.
+
+    Raises:
+        CompilerError: it does not know one; torch then renders the views.
+    """
+    unknown = sorted({field for o in operations if o.active for field in o.fields if field not in known})
+    if unknown:
+        raise CompilerError(f"{file} does not know {', '.join(unknown)}: torch renders", f"add it to {file}")
 
 
 def on_chosen(x: Tensor, chosen: Tensor, change: Callable[[Tensor, Tensor], Any]) -> Tensor:

@@ -1,8 +1,8 @@
 """The random operations of a view, a class each (see `Operation`): settings, random parameters, torch code.
 
 To add one, write its class here and name it in `OPERATIONS`, give its settings in conf/augment/_base.yaml, and, so that
-a CPU renders it in C++ too, write its field and its code in views.cpp. A view whose active operations are not all known
-to views.cpp is rendered by torch.
+compiled code renders it too, write its field and its code in views.cpp (CPUs) and in gpu.py and kernels.py (GPUs). A
+view whose active operations are not all known there is rendered by torch.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Rotate(Operation):
     def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         return {"degrees": (2 * uniform[0] - 1) * self.degrees}
 
-    def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
+    def apply(self, x: Tensor, params: ViewParams, size: int) -> Tensor:
         if not params.degrees.any():  # rotated before
             return x
         return ops.rotate(x.float(), params.degrees.to(x.device, non_blocking=True))
@@ -61,7 +61,7 @@ class CropAndFlip(Operation):
         box = crop_boxes(uniform[0], height, width, self.scale, self.ratio, aspect_ratio)
         return {"box": box, "flip": uniform[1] < self.flip_p}
 
-    def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
+    def apply(self, x: Tensor, params: ViewParams, size: int) -> Tensor:
         flip = params.flip.to(x.device, non_blocking=True)
         if x.shape[-2:] == (size, size) and bool((params.box == torch.tensor([0, 0, size, size])).all()):
             return torch.where(flip.view(-1, 1, 1, 1), x.flip(3), x) / 255  # cut before, see `View.forward`
@@ -93,8 +93,8 @@ class ColorJitter(Operation):
         high = torch.cat([1 + strength[:3], strength[3:]])
         return {"factors": low + (high - low) * factors, "order": order.argsort(1), "jitter": coin < self.p}
 
-    def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
-        change = lambda part, i: ops.color_jitter(part, params.factors[i], params.order[i], compiled)  # noqa: E731
+    def apply(self, x: Tensor, params: ViewParams, size: int) -> Tensor:
+        change = lambda part, i: ops.color_jitter(part, params.factors[i], params.order[i])  # noqa: E731
         return on_chosen(x, params.jitter, change)
 
     def fit(self, channels: int) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ class Grayscale(Operation):
     def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         return {"gray": uniform[0] < self.p}
 
-    def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
+    def apply(self, x: Tensor, params: ViewParams, size: int) -> Tensor:
         return on_chosen(x, params.gray, lambda part, i: ops.grayscale(part).expand(-1, 3, -1, -1))
 
     def options(self) -> dict[str, int]:
@@ -149,7 +149,7 @@ class Blur(Operation):
         low, high = self.sigma
         return {"blur": uniform[0] < self.p, "sigma": low + (high - low) * uniform[1]}
 
-    def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
+    def apply(self, x: Tensor, params: ViewParams, size: int) -> Tensor:
         return on_chosen(x, params.blur, lambda part, i: ops.gaussian_blur(part, params.sigma[i], self.kernel))
 
     def options(self) -> dict[str, int]:
@@ -175,7 +175,7 @@ class Solarize(Operation):
     def draw(self, *uniform: Tensor, height: int, width: int, aspect_ratio: Tensor | None) -> dict[str, Tensor]:
         return {"solarize": uniform[0] < self.p}
 
-    def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
+    def apply(self, x: Tensor, params: ViewParams, size: int) -> Tensor:
         return on_chosen(x, params.solarize, lambda part, i: ops.solarize(part))
 
     def fit(self, channels: int) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ class ChannelDrop(Operation):
         coin, which = uniform[0].unbind(1)
         return {"drop": torch.where(coin < self.p, (which * self.channels).long().clamp(max=self.channels - 1), -1)}
 
-    def apply(self, x: Tensor, params: ViewParams, size: int, compiled: bool) -> Tensor:
+    def apply(self, x: Tensor, params: ViewParams, size: int) -> Tensor:
         keep = params.drop.unsqueeze(1) != torch.arange(x.shape[1])
         return x.mul_(keep.float().to(x.device, non_blocking=True)[:, :, None, None])
 

@@ -6,9 +6,7 @@ parameters (tests/augment/test_ops.py compares them), without a loop over the im
 the device.
 """
 
-import functools
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -137,18 +135,13 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     planes = []
     for offset in (5, 3, 1):
         k = hue + offset
-        k = k - torch.floor(k * (1 / 6)).mul_(6)  # `remainder` would keep torch.compile from vectorising
+        k = k - torch.floor(k * (1 / 6)).mul_(6)
         planes.append(torch.addcmul(value, torch.minimum(k, 4 - k).clamp_(0, 1), chroma, value=-1))
     return torch.stack(planes, 1).clamp_(0, 1)
 
 
 NOWHERE = 4  # the place of a hue that is not turned
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # columns of `factors`, entries of `order`
-
-
-@functools.cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(function, dynamic=None)
 
 
 def _blend_stage(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
@@ -160,7 +153,7 @@ def _blend_stage(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
     return _blend(images, gray * (kind == SATURATION) + mean * (kind == CONTRAST), factor)
 
 
-def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool = False) -> Tensor:
+def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue of each image, in each image's own order.
 
     Args:
@@ -168,7 +161,6 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
             own mean.
         factors: (B, 4) on the host: brightness, contrast, saturation, hue.
         order: (B, 4) on the host: a permutation of 0..3 a row, the order of application.
-        compiled: run the arithmetic kernels through torch.compile (the first calls take seconds).
 
     The images are grouped by the position of the hue in their order, so that the costly change of hue is computed once
     per image. The order is on the host, so that the groups' sizes need no synchronisation with the device.
@@ -176,9 +168,6 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
     if images.shape[1] != 3:
         return _jitter_channels(images, factors, order)
     device = images.device
-    blend, turn = _blend_stage, adjust_hue
-    if compiled:
-        blend, turn = _compiled(blend), _compiled(turn)
     place = (order == HUE).to(torch.int64).argmax(1)
     blends = order[order != HUE].view(-1, 3)
     amounts = factors.gather(1, blends)
@@ -195,9 +184,9 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor, compiled: bool 
         x = images[where]
         for stage in range(4):
             if stage == hue_place:
-                x = turn(x, hue)
+                x = adjust_hue(x, hue)
             if stage < 3:
-                x = blend(x, kinds[:, stage], amount[:, stage])
+                x = _blend_stage(x, kinds[:, stage], amount[:, stage])
         out[where] = x
     return out
 
@@ -220,11 +209,13 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     `kernel_size` taps along the rows, then along the columns (torchvision's kernel has its square)."""
     batch, channels, height, width = images.shape
     reach = kernel_size // 2
-    kernel = torch.softmax(-0.5 * (torch.arange(-reach, reach + 1) / sigma.view(-1, 1)) ** 2, 1)  # (B, k)
+    sigma = sigma.to(images.device, non_blocking=True)  # the kernels of a batch are too many to copy without waiting
+    taps = torch.arange(-reach, reach + 1, device=images.device)
+    kernel = torch.softmax(-0.5 * (taps / sigma.view(-1, 1)) ** 2, 1)  # (B, k)
     if images.device.type == "cpu":
         padded = F.pad(images, [reach] * 4, mode="reflect").split(1)
         return torch.cat([_blur_one(x, k[reach:]) for x, k in zip(padded, kernel, strict=True)])
-    kernel = kernel.repeat_interleave(channels, 0).to(images.device, non_blocking=True)
+    kernel = kernel.repeat_interleave(channels, 0)
     planes = F.pad(images, [reach] * 4, mode="reflect").view(1, batch * channels, height + 2 * reach, width + 2 * reach)
     planes = F.conv2d(planes, kernel.view(-1, 1, 1, kernel_size), groups=batch * channels)
     planes = F.conv2d(planes, kernel.view(-1, 1, kernel_size, 1), groups=batch * channels)

@@ -8,6 +8,7 @@ the device.
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,16 +17,31 @@ from annotated_types import Len
 from torch import Tensor, nn
 
 from siamese.augment import native, ops
+from siamese.augment.operation import CompilerError
 from siamese.augment.operations import OPERATIONS, draw_all
 from siamese.augment.params import ViewParams
 from siamese.distributed import rank
 from siamese.errors import UserError
+from siamese.precision import full_float32
 from siamese.schema.check import arguments
 from siamese.schema.types import EIGHT_BITS, Like, Mean, Pixels, Std, ValueRange, ViewCount
 
-# Number of pixels of views in a run from which compiling pays for its seconds.
-NATIVE_FROM = 1e8  # views.cpp: two thousand views of 224 pixels
-COMPILE_FROM = 5e9  # torch.compile on a GPU: a hundred thousand
+# Pixels of views in a run from which compiling views.cpp pays for its seconds: two thousand views of 224 pixels. A GPU
+# has no such number: Triton keeps what it compiled, and a run that is prolonged keeps its views to the bit.
+NATIVE_FROM = 1e8
+
+
+def compiled_for(device: str) -> ModuleType:
+    """What renders views on a type of device, by its `check_known` and `render`. Raises CompilerError: nothing does."""
+    if device == "cpu":
+        return native
+    if device != "cuda":
+        raise CompilerError(f"no compiled code is for {device}: torch renders", "use a CPU or a CUDA device")
+    try:
+        from siamese.augment import gpu  # Triton is not on every platform
+    except ImportError as error:
+        raise CompilerError(f"Triton cannot be imported ({error}): torch renders", "install triton") from error
+    return gpu
 
 
 class Scaled(nn.Module):
@@ -75,13 +91,14 @@ class View(Scaled):
     Args:
         size: side of the square view, pixels.
         mean, std: of each of C channels; the last step is (x - mean) / std. Images of one channel are repeated.
-        compiled: all of it in C++ on a CPU (`native`), the colours through torch.compile on a GPU; "auto": by the
-            length of the run. Takes effect with `Views.prepare`.
+        compiled: in C++ on a CPU (`native`), by Triton kernels on a GPU (`gpu`); "auto": on a CPU by the length of the
+            run, on a GPU wherever the kernels know the operations. Takes effect with `Views.prepare`.
         value_range: the values that become 0 and 1, of all channels or of each; what lies outside is clipped.
         settings: of the operations, see `operations`. Those that need colour are left out if C is not 3.
 
     Attributes:
         left_out: names of the operations that are left out.
+        compiled: the type of device on which compiled code renders, or "".
 
     Raises:
         UserError: settings that do not fit together.
@@ -107,7 +124,7 @@ class View(Scaled):
             operation.check(size)
         self.left_out = tuple(name for operation in self.operations for name in operation.fit(len(mean)))
         self.settings = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in settings.items()}
-        self.compile_wanted, self.compiled, self.native = compiled, False, False
+        self.compile_wanted, self.compiled = compiled, ""
 
     def draw(
         self, batch: int, height: int, width: int, generator: torch.Generator, aspect_ratio: Tensor | None = None
@@ -117,13 +134,14 @@ class View(Scaled):
 
     def render(self, images: Tensor, params: ViewParams) -> Tensor:
         """(B, C or 1, H, W) images and their parameters to (B, C, size, size) float."""
-        if self.native and images.device.type == "cpu":
+        if self.compiled == images.device.type:
             scale = {name: getattr(self, name) for name in ("low", "high", "mean", "std")}
-            return native.render(images, params, self.operations, self.size, scale)
+            return compiled_for(self.compiled).render(images, params, self.operations, self.size, scale)
         images = self.levels(images)
-        for operation in self.operations:
-            if operation.active:
-                images = operation.apply(images, params, self.size, self.compiled)
+        with full_float32():
+            for operation in self.operations:
+                if operation.active:
+                    images = operation.apply(images, params, self.size)
         return ops.normalize(images, self.mean, self.std)
 
     def forward(
@@ -191,34 +209,33 @@ class Views(nn.Module):
         self.generator.manual_seed(int(np.random.SeedSequence([self.seed, rank]).generate_state(1)[0]))
 
     def prepare(self, images: int, device: torch.device) -> str:
-        """Decide ``compiled="auto"`` by the run's length in images, and compile views.cpp for a CPU.
+        """Decide ``compiled="auto"``, on a CPU by the run's length in images, and compile views.cpp.
 
         Returns:
             The decision and its reason, for the user.
 
         Raises:
-            UserError: ``compiled=True`` on a CPU without a working C++ compiler, or with an operation that views.cpp
-                does not know.
+            UserError: ``compiled=True`` without a working compiler, or with an operation that the compiled code does
+                not know.
         """
         views = [view for view in self.views if isinstance(view, View)]
-        cpu = device.type == "cpu"
-        pixels, least = sum(images * view.size**2 for view in views), NATIVE_FROM if cpu else COMPILE_FROM
-        wanted, why = views[0].compile_wanted, "as augment.compiled says"
-        compiled = wanted is True
-        if wanted == "auto":
-            compiled = pixels >= least
-            why = f"{pixels:.1g} pixels in the run {'>=' if compiled else '<'} {least:.0g}"
-        if cpu and compiled:
+        wanted = views[0].compile_wanted
+        compiled, why = wanted is not False, f"augment.compiled={wanted}".lower()
+        if wanted == "auto" and device.type == "cpu":
+            pixels = sum(images * view.size**2 for view in views)
+            compiled = pixels >= NATIVE_FROM
+            why = f"{pixels:.1g} pixels in the run {'>=' if compiled else '<'} {NATIVE_FROM:.0g}"
+        if compiled:
             try:
-                why += native.check_known([operation for view in views for operation in view.operations])
-            except native.CompilerError as error:
+                why += compiled_for(device.type).check_known([o for view in views for o in view.operations], device)
+            except CompilerError as error:
                 if wanted is True:
                     raise UserError(
                         "augment.compiled=true", str(error), f"{error.remedy}, or set augment.compiled=auto"
                     ) from error
                 compiled, why = False, f"{why}, but {error}"
         for view in views:
-            view.native, view.compiled = compiled and cpu, compiled and not cpu
+            view.compiled = device.type if compiled else ""
         return f"{described(self.sizes)} px, {'' if compiled else 'not '}compiled ({why})"
 
     def forward(self, images: Tensor | list[Tensor], aspect_ratio: Tensor | None = None) -> list[Tensor]:
@@ -262,6 +279,7 @@ class CleanView(Scaled):
         view.interpolation = interpolation
         return view
 
+    @full_float32()
     def forward(self, images: Tensor | list[Tensor], aspect_ratio: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to (B, C, size, size) float; `aspect_ratio` as in `crop_boxes`. A list holds crops of this view,
         (B, C, size, size), that were cut before."""

@@ -200,7 +200,8 @@ class Loader:
         if self.held is None:
             yield from self._read_ahead(indices)
             return
-        on_device = order.to(self.device).split(self.batch_size)
+        pinned = order.pin_memory() if self.device.type == "cuda" else order  # a pageable copy would be waited for
+        on_device = pinned.to(self.device, non_blocking=True).split(self.batch_size)
         for index, there in zip(indices, on_device, strict=True):
             yield (
                 rows(self.held, there),

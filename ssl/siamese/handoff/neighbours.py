@@ -18,6 +18,7 @@ from siamese.handoff.network import Trained
 from siamese.handoff.rows import Rows
 from siamese.pages import html
 from siamese.pages.pictures import thumbnail
+from siamese.precision import full_float32
 from siamese.training.report import grid, shown_colours
 
 BLOCK = 2048  # rows of a block of similarities
@@ -68,6 +69,7 @@ def show(
     return lines
 
 
+@full_float32()
 def nearest(x: Tensor, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """(similarities, rows) (Q, count) of the most similar other rows.
 
@@ -81,6 +83,7 @@ def nearest(x: Tensor, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return found.values, found.indices
 
 
+@full_float32()
 def near_duplicates(x: Tensor, least: float) -> list[tuple[float, int, int]]:
     """(similarity, i, j), i < j, of the pairs of rows that are at least so similar: the MOST_PAIRS most similar ones,
     the most similar first.

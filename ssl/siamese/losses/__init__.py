@@ -1,5 +1,5 @@
-"""Losses as pure functions. All compute in float32 or float64, also under autocast: at low temperatures half-precision
-logits change the gradient by several per cent."""
+"""Losses as pure functions. All compute in float32 or float64, also under autocast and TF32: at low temperatures less
+precise logits change the gradient by several per cent. Matrix products of the backward pass may use TF32."""
 
 from siamese.losses.clustering import prototype_scores, self_distillation, sinkhorn, swapped_prediction
 from siamese.losses.contrastive import (

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.losses.precision import full_precision
+from siamese.losses.precision import full_precision, in_full_precision
 
 
 def prototype_scores(x: Tensor, prototypes: Tensor) -> Tensor:
     """(N, K): the unit rows of `x` (N, D) times the rows of `prototypes` (K, D), which the caller has normalised."""
-    with torch.autocast(x.device.type, enabled=False):
+    with in_full_precision(x):
         return F.linear(F.normalize(full_precision(x), dim=1), full_precision(prototypes))
 
 
@@ -29,7 +29,7 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     Returns:
         (N, K); each row sums to 1, each column to about N / K.
     """
-    with torch.autocast(scores.device.type, enabled=False):
+    with in_full_precision(scores):
         log_codes = full_precision(scores) / epsilon
         for _ in range(iterations):
             log_codes = log_codes - log_codes.logsumexp(0, keepdim=True)
@@ -62,7 +62,7 @@ def self_distillation(
         student: scores of all views, (N, K). teacher: of the first views, (N, K), without gradient.
         centre: (K,), subtracted from the teacher's scores.
     """
-    with torch.autocast(centre.device.type, enabled=False):
+    with in_full_precision(centre):
         targets = [F.softmax((full_precision(t) - centre) / teacher_temperature, dim=1) for t in teacher]
     return _cross_entropies(student, targets, student_temperature)
 
@@ -70,7 +70,7 @@ def self_distillation(
 def _cross_entropies(scores: Sequence[Tensor], targets: Sequence[Tensor], temperature: float) -> Tensor:
     """The mean cross entropy of each view's softmax against the targets of the other views."""
     pairs = len(targets) * (len(scores) - 1)
-    with torch.autocast(scores[0].device.type, enabled=False):
+    with in_full_precision(scores[0]):
         total = scores[0].new_zeros((), dtype=full_precision(scores[0]).dtype)
         for v, view in enumerate(scores):
             others = [target.detach() for i, target in enumerate(targets) if i != v]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from siamese.distributed import gather, gather_with_grad, rank, world_size
-from siamese.losses.precision import full_precision
+from siamese.losses.precision import full_precision, in_full_precision
 from siamese.schema.types import Count, NonNegative, Temperature
 
 
@@ -30,15 +30,13 @@ def candidates_of(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _pairs(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(2N, 2M) cosines of `candidates_of`; bool masks of the positive and of the anchor itself."""
+    """(2N, 2M) cosines of `candidates_of`; columns (2N, 1) of each anchor's other view and (2N, 2M - 2) of the views of
+    other images, in order. Columns and not masks: what a boolean mask picks has a size that the host waits for."""
     anchors, candidates, itself, other = candidates_of(z)
-    columns = torch.arange(len(candidates), device=z.device)
-    return anchors @ candidates.T, columns == other.unsqueeze(1), columns == itself.unsqueeze(1)
-
-
-def _positives(similarity: Tensor, positive: Tensor) -> Tensor:
-    """(2N, 1): the similarity of each anchor with its other view."""
-    return similarity[positive].unsqueeze(1)
+    low, high = torch.minimum(itself, other).unsqueeze(1), torch.maximum(itself, other).unsqueeze(1)
+    negatives = torch.arange(len(candidates) - 2, device=z.device).expand(len(z), -1)
+    negatives = negatives + (negatives >= low)  # leaves out the first of the two
+    return anchors @ candidates.T, other.unsqueeze(1), negatives + (negatives >= high)
 
 
 def nt_xent(z: Tensor, temperature: Temperature) -> Tensor:
@@ -51,17 +49,17 @@ def nt_xent(z: Tensor, temperature: Temperature) -> Tensor:
         The SUM of the two views' means, as the official code (objective.py); the paper's equation
         averages all 2N anchors and is half of it. About 2 ln(2N - 1) at chance.
     """
-    with torch.autocast(z.device.type, enabled=False):
-        similarity, positive, itself = _pairs(z)
-        logits = (similarity / temperature).masked_fill(itself, -torch.inf)
-        return 2 * F.cross_entropy(logits, positive.to(torch.int64).argmax(1))
+    with in_full_precision(z):
+        anchors, candidates, itself, other = candidates_of(z)
+        logits = (anchors @ candidates.T / temperature).scatter(1, itself.unsqueeze(1), -torch.inf)
+        return 2 * F.cross_entropy(logits, other)
 
 
 def nt_xent_chunked(z: Tensor, temperature: Temperature, chunk: Count) -> Tensor:
     """`nt_xent` in rows of `chunk` anchors: memory grows with chunk * 2M instead of 2N * 2M, for global
     batches whose similarities do not fit. Its gradient is computed in the forward pass, so a second
     derivative does not exist."""
-    with torch.autocast(z.device.type, enabled=False):
+    with in_full_precision(z):
         anchors, candidates, itself, other = candidates_of(z)
         return 2 / len(z) * _ChunkedCrossEntropy.apply(anchors, candidates, itself, other, temperature, chunk)  # type: ignore[no-untyped-call]
 
@@ -101,7 +99,7 @@ def dcl(z: Tensor, temperature: Temperature) -> Tensor:
 
     lightly's DCLLoss computes in half precision under autocast and waits for the device (a boolean mask).
     """
-    with torch.autocast(z.device.type, enabled=False):
+    with in_full_precision(z):
         positive, negatives = _decoupled(z, temperature)
         return 2 * (negatives - positive).mean()
 
@@ -112,7 +110,7 @@ def dclw(z: Tensor, temperature: Temperature, sigma: Temperature) -> Tensor:
 
     lightly's DCLWLoss takes the mean over each rank's share: two processes do not give what one gives.
     """
-    with torch.autocast(z.device.type, enabled=False):
+    with in_full_precision(z):
         positive, negatives = _decoupled(z, temperature)
         s = positive.detach() * temperature / sigma
         joint = gather(s)
@@ -134,20 +132,18 @@ def nt_logistic(z: Tensor, temperature: Temperature) -> Tensor:
     -log sigmoid(s+ / T) of the positive, and -log sigmoid(-s- / T) averaged over the negatives (the
     paper writes one negative), averaged over the 2N anchors.
     """
-    with torch.autocast(z.device.type, enabled=False):
-        similarity, positive, itself = _pairs(z)
-        negative = ~(positive | itself)
-        pull = F.softplus(-similarity[positive] / temperature).mean()
-        return pull + F.softplus(similarity[negative] / temperature).mean()
+    with in_full_precision(z):
+        similarity, positive, negatives = _pairs(z)
+        pull = F.softplus(-similarity.gather(1, positive) / temperature).mean()
+        return pull + F.softplus(similarity.gather(1, negatives) / temperature).mean()
 
 
 def triplet(z: Tensor, margin: NonNegative) -> Tensor:
     """The margin triplet loss of SimCLR's ablation (arXiv:2002.05709, table 2): max(0, s- - s+ + m) on
     cosines, averaged over all negatives of the 2N anchors (no mining)."""
-    with torch.autocast(z.device.type, enabled=False):
-        similarity, positive, itself = _pairs(z)
-        negative = ~(positive | itself)
-        return F.relu(similarity - _positives(similarity, positive) + margin)[negative].mean()
+    with in_full_precision(z):
+        similarity, positive, negatives = _pairs(z)
+        return F.relu(similarity - similarity.gather(1, positive) + margin).gather(1, negatives).mean()
 
 
 def contrastive(z: Tensor, margin: NonNegative) -> Tensor:
@@ -156,12 +152,11 @@ def contrastive(z: Tensor, margin: NonNegative) -> Tensor:
 
     The two kinds are averaged separately and added, so that 2N - 2 negatives do not outweigh one positive.
     """
-    with torch.autocast(z.device.type, enabled=False):
-        similarity, positive, itself = _pairs(z)
-        negative = ~(positive | itself)
+    with in_full_precision(z):
+        similarity, positive, negatives = _pairs(z)
         squared = (2 - 2 * similarity).clamp(min=1e-12)  # the root has no gradient at zero
-        pull = squared[positive].mean() / 2
-        return pull + F.relu(margin - squared[negative].sqrt()).square().mean() / 2
+        pull = squared.gather(1, positive).mean() / 2
+        return pull + F.relu(margin - squared.gather(1, negatives).sqrt()).square().mean() / 2
 
 
 def info_nce_queue(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
@@ -170,7 +165,7 @@ def info_nce_queue(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> T
     Args:
         q: (N, D) queries; k: (N, D) keys; queue: (D, K) unit columns. No gradient to `k` and `queue`.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with in_full_precision(q):
         q, k = F.normalize(full_precision(q), dim=1), F.normalize(full_precision(k.detach()), dim=1)
         positive = (q * k).sum(1, keepdim=True)
         logits = torch.cat([positive, q @ queue.detach().to(q.dtype)], 1) / temperature
@@ -184,7 +179,7 @@ def info_nce_batch(q: Tensor, k: Tensor, temperature: float) -> Tensor:
     Args:
         q: (N, D) predictions; k: (N, D) keys, without gradient.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with in_full_precision(q):
         q, k = F.normalize(full_precision(q), dim=1), F.normalize(full_precision(k), dim=1)
         labels = torch.arange(len(q), device=q.device) + len(q) * rank()
         return 2 * temperature * F.cross_entropy(q @ gather(k).T / temperature, labels)
@@ -192,5 +187,5 @@ def info_nce_batch(q: Tensor, k: Tensor, temperature: float) -> Tensor:
 
 def cosine_similarity(p: Tensor, z: Tensor) -> Tensor:
     """The mean cosine of the rows of `p` and `z`, in float32; no gradient to `z` (stop-gradient)."""
-    with torch.autocast(p.device.type, enabled=False):
+    with in_full_precision(p):
         return F.cosine_similarity(full_precision(p), full_precision(z.detach()), dim=1, eps=1e-6).mean()

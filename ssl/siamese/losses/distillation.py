@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from siamese.losses.precision import full_precision
+from siamese.losses.precision import full_precision, in_full_precision
 
 
 def similarity_cross_entropy(
@@ -17,7 +17,7 @@ def similarity_cross_entropy(
         s: (N, D) the student's; t: (N, D) the teacher's of the same images; queue: (K, D) unit rows. No gradient to `t`
             and `queue`.
     """
-    with torch.autocast(s.device.type, enabled=False):
+    with in_full_precision(s):
         s, t = F.normalize(full_precision(s), dim=1), F.normalize(full_precision(t.detach()), dim=1)
         queue = queue.detach().to(s.dtype)
         # The teacher's similarity to itself is 1.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from siamese.distributed import AllReduce, gather_with_grad, world_size
-from siamese.losses.precision import full_precision
+from siamese.losses.precision import full_precision, in_full_precision
 from siamese.schema.types import AtLeastTwo, Count, NonNegative, Positive
 
 
@@ -33,7 +33,7 @@ def view_spread(z: Tensor, centre: Tensor) -> Tensor:
     Args:
         z: (V, N, D) projections; centre: (N, D). The gradient flows through both.
     """
-    with torch.autocast(z.device.type, enabled=False):
+    with in_full_precision(z):
         return (full_precision(centre) - full_precision(z)).square().mean()
 
 
@@ -63,7 +63,7 @@ def sigreg(
     Returns:
         A scalar. For Gaussian samples about sqrt(2 pi) - sqrt(2 pi / 3) = 1.06, whatever N is.
     """
-    with torch.autocast(z.device.type, enabled=False):
+    with in_full_precision(z):
         z = full_precision(z)
         if pool_views:
             z = z.flatten(0, 1).unsqueeze(0)
@@ -130,7 +130,7 @@ def visreg(
         scale, shape, center: weights of the three terms.
         eps: added to the standard deviation by which the shape's projections are divided.
     """
-    with torch.autocast(z.device.type, enabled=False):
+    with in_full_precision(z):
         z = gather_with_grad(full_precision(z).transpose(0, 1)).transpose(0, 1)  # (V, M, D), M images of all ranks
         mean = z.mean(1, keepdim=True)
         centred = z - mean

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from siamese.losses.precision import full_precision
+from siamese.losses.precision import full_precision, in_full_precision
 
 
 def patchify(images: Tensor, side: int) -> Tensor:
@@ -22,7 +22,7 @@ def masked_pixels(prediction: Tensor, pixels: Tensor, masked: Tensor, normalise:
         masked: (N, M) numbers of the masked patches.
         normalise: pixels minus the mean of their patch, over its standard deviation; about 1 at the start.
     """
-    with torch.autocast(prediction.device.type, enabled=False):
+    with in_full_precision(prediction):
         prediction, pixels = full_precision(prediction), full_precision(pixels)
         if normalise:
             variance, mean = torch.var_mean(pixels, 2, keepdim=True)

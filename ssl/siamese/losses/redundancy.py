@@ -1,11 +1,10 @@
 """Losses of redundancy reduction: two views agree, and the dimensions of a projection do not repeat each other."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from siamese.distributed import gather_with_grad
-from siamese.losses.precision import full_precision
+from siamese.losses.precision import full_precision, in_full_precision
 
 
 def _off_diagonal(x: Tensor) -> Tensor:
@@ -24,7 +23,7 @@ def barlow_twins(z1: Tensor, z2: Tensor, off_diagonal: float, scale: float = 1.0
         off_diagonal: lambda, the weight of the correlations of different dimensions.
         scale: factor of the loss.
     """
-    with torch.autocast(z1.device.type, enabled=False):
+    with in_full_precision(z1):
         a, b = (F.batch_norm(gather_with_grad(full_precision(z)), None, None, training=True) for z in (z1, z2))
         c = a.T @ b / len(a)  # (D, D) cross-correlation
         return scale * ((1 - c.diagonal()).square().sum() + off_diagonal * _off_diagonal(c).square().sum())
@@ -42,7 +41,7 @@ def vicreg(
         invariance, variance, covariance: lambda, mu and nu, the weights of the terms.
         eps: added to the variances.
     """
-    with torch.autocast(z1.device.type, enabled=False):
+    with in_full_precision(z1):
         z1, z2 = full_precision(z1), full_precision(z2)
         total = invariance * F.mse_loss(z1, z2)
         for z in (gather_with_grad(z1), gather_with_grad(z2)):

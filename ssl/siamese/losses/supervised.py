@@ -5,6 +5,7 @@ from torch import Tensor
 
 from siamese.distributed import gather
 from siamese.losses.contrastive import candidates_of
+from siamese.losses.precision import in_full_precision
 from siamese.schema.types import Temperature
 
 
@@ -16,7 +17,7 @@ def sup_con(z: Tensor, labels: Tensor, temperature: Temperature) -> Tensor:
         z: (2N, D) projections, the second half being the other views of the first.
         labels: (N,) classes; -1 is unknown: the only positive is the image's other view.
     """
-    with torch.autocast(z.device.type, enabled=False):
+    with in_full_precision(z):
         anchors, candidates, itself, other = candidates_of(z)
         logits = anchors @ candidates.T / temperature
         partition = logits.scatter(1, itself.unsqueeze(1), -torch.inf).logsumexp(1, keepdim=True)

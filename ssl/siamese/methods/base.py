@@ -171,9 +171,13 @@ class Method(pl.LightningModule, ABC):
             torch.manual_seed(torch.initial_seed() + rank())
 
     def compile_networks(self) -> None:
-        """Compile every network of the method in place; state dict and hooks do not change."""
+        """Compile every network of the method in place, but for modules with `stays_eager`; state dict and hooks do not
+        change."""
         for name, child in self.named_children():
             if name != "views":
+                for module in child.modules():
+                    if getattr(module, "stays_eager", False):
+                        module.forward = torch.compiler.disable(module.forward)
                 child.compile()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:

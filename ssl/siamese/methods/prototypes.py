@@ -17,6 +17,8 @@ class Prototypes(nn.Module):
     lightly's DINOProjectionHead has torch's first weight_norm, which is deprecated and which deepcopy refuses.
     """
 
+    stays_eager = True  # torch.compile would compute the scores in TF32
+
     def __init__(self, inputs: int, outputs: int, free_length: bool = False):
         super().__init__()
         self.weight = nn.Parameter(nn.Linear(inputs, outputs, bias=False).weight.detach())
@@ -32,6 +34,8 @@ class UnitRows(nn.Linear):
 
     lightly's SwaVPrototypes has a bias and starts unnormalised; its frozen weight has no gradient, which DDP refuses.
     """
+
+    stays_eager = True  # as `Prototypes`
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, bias=False)

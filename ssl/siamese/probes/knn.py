@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from siamese.precision import full_float32
 from siamese.probes.features import Features
 from siamese.progress import over
 
@@ -43,7 +44,9 @@ def neighbours(bank: Features, queries: Features, most: int) -> Iterator[tuple[T
         similarity, index = q.new_empty(len(q), 0), torch.empty(len(q), 0, dtype=torch.int64, device=q.device)
         start = 0
         for x, _ in bank.blocks(rows):
-            near, at = (q @ F.normalize(x, dim=1).T).topk(min(most, len(x)), dim=1)
+            with full_float32():
+                products = q @ F.normalize(x, dim=1).T
+            near, at = products.topk(min(most, len(x)), dim=1)
             similarity, index = torch.cat([similarity, near], 1), torch.cat([index, at + start], 1)
             if similarity.shape[1] > most:
                 similarity, best = similarity.topk(most, dim=1)

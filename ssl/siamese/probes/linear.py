@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from siamese.precision import full_float32
 from siamese.probes.features import ROWS, Features
 from siamese.progress import over
 from siamese.schema.types import Count, Epochs, NonNegatives, Positives, Seed
@@ -63,9 +64,12 @@ class LinearGrid:
         steps, step = self.epochs * -(-len(y) // self.batch_size), 0
         generator = torch.Generator().manual_seed(self.seed)
         for _ in over(range(self.epochs), self.epochs, "linear heads", "epochs"):
-            for index in torch.randperm(len(y), generator=generator).split(self.batch_size):
+            order = torch.randperm(len(y), generator=generator)
+            # One copy an epoch, not one a batch, to where the features lie and to where the labels lie.
+            places = order.to(fit.stored).split(self.batch_size), order.to(device).split(self.batch_size)
+            for stored, index in zip(*places, strict=True):
                 factor = 0.5 * (1 + math.cos(math.pi * step / steps))
-                batch, target = fit.rows(index), y[index.to(device)]
+                batch, target = fit.rows(stored), y[index]
                 error = (batch @ weight).view(len(index), num_classes, heads).softmax(1).clamp_(min=TINY)
                 error.index_put_((torch.arange(len(index), device=device), target), -one, accumulate=True)
                 # v <- 0.9 v + gradient + decay * w, all heads at once.
@@ -103,6 +107,7 @@ def best_head(top1: Tensor, loss: Tensor) -> int:
     return int(torch.where(top1 == top1.max(), loss, torch.inf).argmin())
 
 
+@full_float32()
 def head_scores(weight: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Top-1 and mean cross entropy (heads,) of weights (heads, D, classes) on blocks of (features, labels)."""
     right, loss = torch.zeros(2, len(weight), dtype=torch.float64, device=weight.device).unbind()
@@ -128,7 +133,7 @@ class Standardised:
         self.moments = moments
         in_memory = features.x.dtype == torch.float32 and features.x.device == features.at
         self.features = Features(self._change(features.x), features.y) if in_memory else features
-        self.done = in_memory
+        self.done, self.stored = in_memory, features.x.device  # where `rows` wants its index
 
     def _change(self, x: Tensor) -> Tensor:
         mean, std = self.moments

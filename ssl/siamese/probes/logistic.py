@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from siamese.precision import full_float32
 from siamese.probes.features import Features
 from siamese.probes.linear import TINY, Standardised, best_head, head_scores
 from siamese.progress import over
@@ -30,6 +31,7 @@ def penalty(weight: Tensor, l2: float) -> tuple[Tensor, Tensor]:
     return 0.5 * l2 * penalised.square().sum(dtype=torch.float64), l2 * penalised  # float32 ends the line search early
 
 
+@full_float32()
 def minimise(
     objective: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, max_iter: int, tolerance: float
 ) -> Solution:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from siamese.data import is_known
 from siamese.data.listing import UNKNOWN
+from siamese.precision import full_float32
 from siamese.probes.features import Features
 from siamese.probes.knn import BLOCK, neighbours
 from siamese.probes.linear import TINY, Standardised
@@ -137,6 +138,7 @@ class MultilabelGrid(L2Grid):
 
 
 @torch.no_grad()
+@full_float32()
 def linear_scores(weight: Tensor, on: Standardised) -> Tensor:
     """Logits (M, K) of weights (D + 1, K)."""
     return torch.cat([x @ weight for x, _ in on.blocks()])

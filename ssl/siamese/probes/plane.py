@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from siamese.precision import full_float32
 from siamese.probes.features import Features
 
 LEAST_FOR_TSNE = 50  # points; below, its neighbourhoods would be the whole set
@@ -36,6 +37,7 @@ def tsne_plane(x: Tensor, seed: int = 0) -> Tensor:
     return torch.from_numpy(TSNE(2, perplexity=perplexity, random_state=seed).fit_transform(rows)).double()
 
 
+@full_float32()
 def nearest(queries: Tensor, bank: Features, count: int, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The most similar rows of the bank.
 

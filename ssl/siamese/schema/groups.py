@@ -33,11 +33,13 @@ from siamese.schema.types import (
 )
 
 Resident = Literal["auto"] | bool
+ResidentMB = Literal["auto"] | NonNegative
 Node = Annotated[Any, Built()]
 
 
 class CheckpointSettings(Group):
     every_steps: Natural
+    least_seconds: NonNegative
 
 
 class MonitorSettings(Group):
@@ -61,7 +63,7 @@ class LoaderSettings(Group):
     """Keys of `data` that are not arguments of the data set."""
 
     resident: Resident
-    resident_mb: NonNegative
+    resident_mb: ResidentMB
     workers: Workers
     crop: Pixels
     center: Share
@@ -163,7 +165,7 @@ class Train(Group):
 class EvalData(Group):
     path: PathText | None
     resident: Resident
-    resident_mb: NonNegative
+    resident_mb: ResidentMB
     workers: Workers
     packed: PathText | None
     on_error: Literal["stop", "skip"] | None

@@ -24,8 +24,10 @@ ADDED: dict[str, Any] = {
     "backbone.channels": 3, "backbone.adapt_first_layer": False, "optimizer.final_weight_decay": None,
     "backbone.freeze_stem": False, "optimizer.backbone_lr_scale": 1.0,
     "method.projector_layers": 2, "method.predictor_last_bn": False, "callbacks": {},
+    "checkpoint.least_seconds": 0.0,
 }  # fmt: skip
-REQUIRED = ("data.channels", "data.value_range", "data.show", "augment.value_range", "augment.channel_drop_p")
+REQUIRED = ("data.channels", "data.value_range", "data.show", "augment.value_range", "augment.channel_drop_p",
+            "checkpoint.least_seconds")  # fmt: skip
 # Of `probe`; no data set had several labels an image.
 MULTILABEL = {
     "_target_": "siamese.probes.multilabel.MultilabelGrid", "l2s": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1], "max_iter": 300,

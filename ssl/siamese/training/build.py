@@ -1,8 +1,8 @@
 """check(cfg) -> build(plan): everything is checked and built before anything is written."""
 
 import copy
-import importlib.util
 import logging
+import math
 import uuid
 import warnings
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ from typing import cast
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import DeviceStatsMonitor
 from rich.console import Console
 from torch import nn
 
@@ -37,22 +36,23 @@ from siamese.schema import check_train
 from siamese.training import tracking
 from siamese.training.callbacks import (
     AtomicCheckpointIO,
-    EarlyStopping,
     LearningRate,
     NonFiniteGradients,
     OnlineEvaluation,
     ProgressBar,
-    Pruning,
     ReportPage,
     SaveCheckpoints,
 )
+from siamese.training.chosen import chosen_callbacks
 from siamese.training.devices import (
     check_devices,
     make_trainer,
     micro_batch_and_steps,
     on_gpu,
     resolve_auto,
+    resolve_compile,
     what_shortens,
+    work_of_a_step,
 )
 from siamese.training.page import RunReport
 from siamese.training.probe import Probe, make_probe
@@ -90,7 +90,7 @@ class Training:
         plan: the checked config.
         console: prints.
         measured: settings that were taken from the images, for the user.
-        views: of a batch; views_note says whether they are compiled, and why.
+        views: of a batch; views_note says whether they are compiled, and why; compile_note says it of the networks.
         untrained: the backbone before training, for a row of the closing table.
         started_from: format of the file of `init_from`, None without one.
         data: the data set; `split` is what is trained on.
@@ -109,6 +109,7 @@ class Training:
     measured: str
     views: Views
     views_note: str
+    compile_note: str
     untrained: Backbone
     started_from: str | None
     data: DataSet
@@ -162,20 +163,20 @@ def build(plan: Plan) -> Training:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     views = factory.views(cfg)
     network, untrained, started_from = _backbone(cfg, point)
-    cfg = factory.resolve_method(cfg, network)
-    plan = replace(plan, cfg=cfg)
     steps = len(split) // cfg.batch_size
+    cfg, compile_note = resolve_compile(factory.resolve_method(cfg, network), steps, views.sizes)
+    plan = replace(plan, cfg=cfg)
     base = {"optimizer": plan.optimizer, "global_batch": cfg.batch_size, "steps_per_epoch": steps}
     method = factory.method(_with_saved_teacher(cfg, point), network, data, views=views, **base)
     channels_last(method)
     if point is not None:
         check_resumable(point.state, method, point.setting)
     state, signals = RunState(plan.folder / "checkpoints" / "last.ckpt"), SignalWatch()
-    files = AtomicCheckpointIO(last_is_damaged=point is not None and point.file != state.checkpoint)
+    files = AtomicCheckpointIO(state, last_is_damaged=point is not None and point.file != state.checkpoint)
     trainer = make_trainer(cfg, steps, method.sync_batchnorm, [files])
-    _prepare_networks(cfg, method, trainer)
     micro_batch, _ = micro_batch_and_steps(cfg, trainer.world_size, len(split))
     method.check(cfg.batch_size, micro_batch)
+    _prepare_networks(cfg, method, trainer, _work(cfg, untrained, views, micro_batch))
     views_note = views.prepare(cfg.epochs * steps * cfg.batch_size, trainer.strategy.root_device)
     loaders = factory.loader_config(cfg, trainer.strategy.root_device, data)
     origin = "files" if loaders.cuts_files(split) else "store"
@@ -200,11 +201,11 @@ def build(plan: Plan) -> Training:
         *chosen_callbacks(cfg, online),
         ProgressBar(state, cfg.batch_size, steps, shown_on, what_shortens(cfg)),
         ReportPage(page, cfg.monitor.every),
-        SaveCheckpoints(state, files, signals, cfg.checkpoint.every_steps, meta, loader.share_skipped),
+        SaveCheckpoints(state, signals, **cfg.checkpoint, meta=meta, before_save=loader.share_skipped),
     ]
     return Training(
-        plan, shown_on, measured, views, views_note, untrained, started_from, data, split, method, trainer, loaders,
-        loader, probe, state, signals, run_id, page,
+        plan, shown_on, measured, views, views_note, compile_note, untrained, started_from, data, split, method,
+        trainer, loaders, loader, probe, state, signals, run_id, page,
     )  # fmt: skip
 
 
@@ -228,34 +229,6 @@ def _backbone(cfg: DictConfig, point: ResumePoint | None) -> tuple[Backbone, Bac
         return untrained, untrained, None  # timm's weights are no longer in its cache
 
 
-def chosen_callbacks(cfg: DictConfig, online: OnlineEvaluation) -> list[pl.Callback]:
-    """The callbacks of the group `callbacks`.
-
-    Raises:
-        UserError: one is no callback, or monitors a figure that is not measured.
-    """
-    out = []
-    for name, node in cfg.callbacks.items():
-        made = make(node)
-        if not isinstance(made, pl.Callback):
-            raise UserError(f"callbacks.{name}._target_={node._target_}", "is no Lightning callback", "name one")
-        if isinstance(made, DeviceStatsMonitor) and not on_gpu(cfg) and importlib.util.find_spec("psutil") is None:
-            raise UserError(f"callbacks.{name}", "on a CPU it needs psutil", "pip install psutil, or leave it out")
-        if isinstance(made, Pruning):
-            made.check(f"callbacks.{name}", online.names())
-        figure = made.monitor if isinstance(made, (EarlyStopping, Pruning)) else None
-        if figure is not None and figure not in online.names():
-            raise UserError(
-                f"callbacks.{name}.monitor={figure}", "is not measured", f"choose one of {', '.join(online.names())}"
-            )
-        if figure is not None and not cfg.monitor.every:
-            raise UserError(
-                f"callbacks.{name}.monitor={figure}", "monitor.every=0 measures nothing", "give monitor.every"
-            )
-        out.append(made)
-    return out
-
-
 def _with_saved_teacher(cfg: DictConfig, point: ResumePoint | None) -> DictConfig:
     """A copy by which a resumed run downloads no teacher: its checkpoint has the weights."""
     cfg = cfg.copy()
@@ -264,9 +237,15 @@ def _with_saved_teacher(cfg: DictConfig, point: ResumePoint | None) -> DictConfi
     return cfg
 
 
-def _prepare_networks(cfg: DictConfig, method: nn.Module, trainer: pl.Trainer) -> None:
-    """Synchronise BatchNorm and compile, as devices and settings ask."""
+def _work(cfg: DictConfig, network: nn.Module, views: Views, images: int) -> float:
+    """`work_of_a_step` of a CPU; of a GPU, where nothing depends on it, infinity."""
+    return math.inf if on_gpu(cfg) else work_of_a_step(network, int(cfg.data.channels), views.sizes, images)
+
+
+def _prepare_networks(cfg: DictConfig, method: nn.Module, trainer: pl.Trainer, work: float) -> None:
+    """Synchronise BatchNorm, compile, choose threads, as devices, settings and the work of a step ask."""
     assert isinstance(method, Method)
+    limit_threads(work)
     if trainer.world_size > 1 and method.sync_batchnorm:
         if trainer.strategy.root_device.type == "cpu":
             for part in (p for p in method.children() if not isinstance(p, Teacher)):  # a teacher is in eval mode

@@ -76,8 +76,7 @@ def settings(training: "Training") -> dict[str, str]:
         "views": t.views_note,
         "training": f"{cfg.epochs} epochs of {t.method.steps_per_epoch} steps, "
         f"global batch {cfg.batch_size}, peak learning rate {t.plan.optimizer.peak_lr(cfg.batch_size):.4g}",
-        "device": f"{device_name(t.loaders.device)}, precision {cfg.trainer.precision}, "
-        f"networks {'' if cfg.compile else 'not '}compiled",
+        "device": f"{device_name(t.loaders.device)}, precision {cfg.trainer.precision}, {t.compile_note}",
         "run": str(t.plan.folder),
     }
 

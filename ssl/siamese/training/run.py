@@ -119,13 +119,13 @@ class Run:
             launcher.procs.clear()  # otherwise Lightning ends this process before it has printed its message
         if t.signals.signum and "DataLoader worker" in str(error):
             # The signal was sent to every process and has ended the workers that read images.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise again at any moment
             self._interrupted(t.signals.signum)
         lost = t.trainer.world_size > 1 and re.search("[Cc]onnection (closed|reset)|NCCL", str(error))
         if lost or isinstance(error, RunAborted):
             with contextlib.suppress(RunAborted):  # a full disk has been reported already
                 self._write_summary({}, finished=False)
         if lost:
+            t.state.settle()
             raise RunAborted(
                 f"step {t.trainer.global_step}: another process has ended ({str(error).splitlines()[0]}); last "
                 f"checkpoint: step {t.state.saved_step}; continue with resume=true run_dir={self.folder}"
@@ -134,6 +134,7 @@ class Run:
     def _interrupted(self, signum: int) -> None:
         """Report that a signal has ended the training, and exit."""
         t = self.training
+        t.state.settle()
         if t.trainer.is_global_zero:
             how = "nothing was saved yet"
             if t.state.saved_step >= 0:

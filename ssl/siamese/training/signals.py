@@ -31,12 +31,19 @@ class SignalWatch:
         if self.signum == signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.signum = signum
+        # The signal may have been sent to every process, which ends the workers that read images. torch's handler would
+        # raise for each at any moment; its loader finds out by itself when it waits for one.
+        signal.signal(signal.SIGCHLD, _leave)
 
     def release(self) -> None:
         """Restore the previous handlers."""
         for signum, handler in self.handlers.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
         self.handlers = {}
+
+
+def _leave(signum: int, frame: Any) -> None:
+    """A handler that does nothing. Python reports a pending signal whose handler has become the default one."""
 
 
 def requeue() -> str:

@@ -1,5 +1,6 @@
 """What the callbacks of a run report to each other and to its summary."""
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,9 @@ class RunState:
 
     Args:
         checkpoint: the file of the last checkpoint.
-        saved_step: optimiser step of that file, -1 before there is one.
+        saved_step: optimiser step of that file, -1 before there is one; of one that is being written after `settle`.
+        writing: the checkpoint that is being written beside the training; its result is its step.
+        write_error: why the disk write failed, after `settle`.
         skipped_steps: steps that were skipped because a gradient was not finite.
         collapsed_at: first epoch after which the representation had collapsed.
         figures: of the latest online evaluation; the progress bar shows them and removes them.
@@ -22,12 +25,23 @@ class RunState:
 
     checkpoint: Path
     saved_step: int = -1
+    writing: "Future[int] | None" = None
+    write_error: OSError | None = None
     skipped_steps: int = 0
     collapsed_at: int | None = None
     figures: dict[str, float] = field(default_factory=dict)
     probe_seconds: float = 0.0
     train_seconds: float = 0.0
     images: int = 0
+
+    def settle(self) -> None:
+        """Wait until the checkpoint that is being written is on the disk, or its write has failed."""
+        if self.writing is not None:
+            try:
+                self.saved_step = self.writing.result()
+            except OSError as error:
+                self.write_error = error
+            self.writing = None  # last: a signal's handler may raise while we wait, and then someone waits again
 
     @property
     def images_per_second(self) -> float | None:

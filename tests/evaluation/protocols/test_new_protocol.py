@@ -4,9 +4,8 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
+import processes
 from paths import ROOT
 
 
@@ -27,8 +26,8 @@ def test_the_protocol_of_the_documentation(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "ssl"), "COLUMNS": "200"}
 
     def evaluate(*arguments):
-        command = [sys.executable, "eval_linear.py", f"ckpt={ckpt}", "eval.cache=null", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        command = ["eval_linear.py", f"ckpt={ckpt}", "eval.cache=null", *arguments]
+        return processes.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
     done = evaluate("eval=centroid", "run_dir=e")
     assert done.returncode == 0, done.stderr

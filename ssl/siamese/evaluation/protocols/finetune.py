@@ -14,6 +14,7 @@ from siamese import factory
 from siamese.augment import CleanView, View
 from siamese.backbones import is_vit
 from siamese.data import Loader, Split, to_device
+from siamese.environment import autocast
 from siamese.evaluation.protocols.base import Protocol
 from siamese.evaluation.target import EvalTarget
 from siamese.optim import lr_factor
@@ -114,7 +115,7 @@ class Tuning:
         self, network: "Classifier", groups: list[dict[str, Any]], loader: Loader, view: View, rate: float,
         epochs: int, seed: int,
     ) -> None:  # fmt: skip
-        """Train `network` in place."""
+        """Train `network` in place, on a GPU in bf16 where it has that. It is scored in float32."""
         optimizer = self.make_optimizer(groups, rate)
         generator, steps = torch.Generator().manual_seed(seed), len(loader)
         device = next(network.parameters()).device
@@ -124,8 +125,10 @@ class Tuning:
             factor = lr_factor(step, steps, epochs, min(self.warmup_epochs, epochs / 2))
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor * group["lr_scale"]
-            logits = network(view(to_device(images, device), generator, aspect_ratio))
-            loss = F.cross_entropy(logits, labels.to(device), ignore_index=-1)
+            x = view(to_device(images, device), generator, aspect_ratio)
+            with autocast(device):
+                logits = network(x)
+            loss = F.cross_entropy(logits.float(), labels.to(device), ignore_index=-1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

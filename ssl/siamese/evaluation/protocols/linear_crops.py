@@ -10,6 +10,7 @@ from torch import Tensor
 
 from siamese import factory
 from siamese.data import to_device
+from siamese.environment import autocast
 from siamese.evaluation.protocols.base import Protocol
 from siamese.evaluation.target import EvalTarget
 from siamese.optim import lr_factor
@@ -35,7 +36,8 @@ class LinearCrops(Protocol):
 
     All heads of the grid are trained on the same crops, so that a sweep costs one run. Each head exists twice: one copy
     learns from the training labels without the validation split, which then chooses the setting; the other learns from
-    all training labels and, if chosen, is scored once on the test split. Features are not standardised.
+    all training labels and, if chosen, is scored once on the test split. Features are not standardised. On a GPU that
+    has bf16 the crops' features are computed in it, and those that are scored in float32.
 
     Args:
         lrs, weight_decays: the grid.
@@ -93,7 +95,10 @@ class LinearCrops(Protocol):
         batches = over(loader.epochs(self.epochs), self.epochs * steps, "heads on random crops", "steps")
         for step, (images, labels, aspect_ratio) in enumerate(batches):
             # `all_training` marks the validation split by labels beyond the classes.
-            x = network(view(to_device(images, device), generator, aspect_ratio)).float()
+            crop = view(to_device(images, device), generator, aspect_ratio)
+            with autocast(device):
+                x = network(crop)
+            x = x.float()
             y = labels.to(device)
             factor = lr_factor(step, steps, self.epochs, 0.0, self.schedule, self.milestones, self.per)
             heads.step(x, y % classes, (y >= 0) & (y < classes), y >= 0, factor)

@@ -1,14 +1,18 @@
 """Checkpoints of a run: atomic writing, and everything that exact resumption needs."""
 
+import math
 import os
 import signal
+import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
@@ -26,20 +30,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     complete file exists, `last.ckpt` or `previous.ckpt`. (Lightning's own way serialises in memory and moves the file
     from the system's temporary folder, which may lie on another disk.)
 
-    Args:
-        last_is_damaged: the existing file cannot be read, so it must not become `previous.ckpt`.
+    The state is copied to the host, and a thread writes the copy while the training goes on.
 
-    Attributes:
-        error: why the disk write failed, instead of an exception: one rank writes while the others wait.
+    Args:
+        state: receives the write, whose end `RunState.settle` waits for.
+        last_is_damaged: the existing file cannot be read, so it must not become `previous.ckpt`.
     """
 
-    def __init__(self, last_is_damaged: bool = False):
+    def __init__(self, state: RunState, last_is_damaged: bool = False):
         super().__init__()
-        self.last_is_damaged = last_is_damaged
-        self.error: OSError | None = None
+        self.state, self.last_is_damaged = state, last_is_damaged
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        file = Path(path)
+        if Path(path) != self.state.checkpoint:  # a callback of the user's
+            self._write(checkpoint, Path(path))
+            return
+        self.state.settle()
+        copied = apply_to_collection(checkpoint, Tensor, lambda x: x.detach().to("cpu", copy=True))
+        executor = ThreadPoolExecutor(1, "checkpoint")
+        self.state.writing = executor.submit(self._write, copied, Path(path))
+        executor.shutdown(wait=False)  # the thread ends with the write
+
+    def _write(self, checkpoint: dict[str, Any], file: Path) -> int:
+        """Write the file. Returns its step; raises OSError if the disk write failed."""
         temporary = file.with_suffix(".tmp")
         try:
             with open(temporary, "wb") as stream:
@@ -54,9 +67,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             temporary.unlink(missing_ok=True)
             # torch raises a RuntimeError in place of the disk's error.
             cause = error.__context__ if isinstance(error, RuntimeError) else error
-            if not isinstance(cause, OSError):
-                raise
-            self.error = cause
+            if isinstance(cause, OSError):
+                raise cause from None
+            raise
+        return int(checkpoint["global_step"])
 
 
 def _keep(file: Path, previous: Path) -> None:
@@ -72,48 +86,64 @@ def _keep(file: Path, previous: Path) -> None:
 
 
 class SaveCheckpoints(Checkpoint):
-    """Writes `last.ckpt`, the whole training state, at the end of each epoch, every `every_steps` optimiser steps (0:
-    only at the end of epochs), and when a signal asks the run to end. The previous file stays as `previous.ckpt`.
+    """Writes `last.ckpt`, the whole training state, at the end of epochs, every `every_steps` optimiser steps (0: only
+    at the end of epochs), at the end of the training, and when a signal asks the run to end. The previous file stays as
+    `previous.ckpt`.
 
     A signal lets the step finish; then the state is saved and `Interrupted` is raised. Several processes agree on it
     at logging points only, because agreeing waits for the device.
 
     Args:
         state: names the file; receives the saved step.
-        files: how Lightning writes, see `AtomicCheckpointIO`.
         signals: of the process.
         every_steps: optimiser steps between two checkpoints.
+        least_seconds: between two checkpoints at the end of epochs; the first one and the last one are saved always.
         meta: plain values that are kept under `KEY`.
         before_save: called on every rank with the device before the state is collected.
     """
 
     def __init__(
-        self, state: RunState, files: AtomicCheckpointIO, signals: SignalWatch, every_steps: int,
-        meta: dict[str, Any], before_save: Callable[[torch.device], None],
+        self, state: RunState, signals: SignalWatch, every_steps: int, least_seconds: float, meta: dict[str, Any],
+        before_save: Callable[[torch.device], None],
     ):  # fmt: skip
-        self.state, self.files, self.signals = state, files, signals
-        self.every_steps, self.meta, self.before_save = every_steps, meta, before_save
+        self.state, self.signals, self.every_steps, self.least_seconds = state, signals, every_steps, least_seconds
+        self.meta, self.before_save = meta, before_save
         self.stop = False
+        self.copied_step = -1  # of the checkpoint that was begun last
+        self.begun = -math.inf  # the clock then
+        self.settled = True  # on all ranks
         self.restored: dict[str, Tensor] = {}
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Write `last.ckpt`.
+        """Begin to write `last.ckpt`, after the checkpoint before it.
+
+        Raises:
+            RunAborted: as `settle`, about the checkpoint before it.
+        """
+        self.settle(trainer)
+        self.before_save(trainer.strategy.root_device)
+        trainer.save_checkpoint(self.state.checkpoint)
+        self.copied_step, self.begun, self.settled = trainer.global_step, time.monotonic(), False
+
+    def settle(self, trainer: pl.Trainer) -> None:
+        """Wait until the checkpoint is on the disk.
 
         Raises:
             RunAborted: on every rank, if the disk write failed; the previous file is kept.
         """
-        file, device = self.state.checkpoint, trainer.strategy.root_device
-        self.before_save(device)
-        trainer.save_checkpoint(file)
-        if any_rank(self.files.error is not None, device):
-            what = f"step {trainer.global_step}: the checkpoint {file} cannot be written ({self.files.error})"
+        if self.settled:
+            return
+        self.state.settle()
+        self.settled, file, error = True, self.state.checkpoint, self.state.write_error
+        if any_rank(error is not None, trainer.strategy.root_device):
+            what = f"step {self.copied_step}: the checkpoint {file} cannot be written ({error})"
             if not file.exists():
                 raise RunAborted(f"{what}; there is none before it; make room, then start again with overwrite=true")
             raise RunAborted(
                 f"{what}; {file} of step {self.state.saved_step} is kept; make room, then continue with resume=true "
                 f"run_dir={file.parent.parent}"
             )
-        self.state.saved_step = trainer.global_step
+        self.state.saved_step = self.copied_step  # on the other ranks, too
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -126,7 +156,7 @@ class SaveCheckpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self.restored = checkpoint[KEY]["random"]
-        self.state.saved_step = checkpoint["global_step"]
+        self.state.saved_step = self.copied_step = checkpoint["global_step"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.restored:
@@ -145,30 +175,43 @@ class SaveCheckpoints(Checkpoint):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step == self.state.saved_step or trainer.fit_loop.epoch_loop._should_accumulate():
+        if step == self.copied_step or trainer.fit_loop.epoch_loop._should_accumulate():
             return
+        if world_size() == 1 and self.state.writing is not None and self.state.writing.done():
+            self.settle(trainer)  # a full disk ends the run now, not at the next checkpoint
         if world_size() == 1 or step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.stop = any_rank(self.signals.signum != 0, trainer.strategy.root_device)
         if batch_idx + 1 >= trainer.num_training_batches:
             return  # `on_train_epoch_end` saves
-        if self.stop or (self.every_steps and step and step % self.every_steps == 0):
+        if self.stop or self._due_by_steps(step):
             self.save(trainer)
+
+    def _due_by_steps(self, step: int) -> bool:
+        return self.every_steps > 0 and step > 0 and step % self.every_steps == 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if self.stop:  # here, because the saved step has been logged by now
+            self.settle(trainer)
             raise Interrupted(self.signals.signum or signal.SIGTERM)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.save(trainer)
-        if self.stop and trainer.current_epoch + 1 != trainer.max_epochs:
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        by_clock = rank() == 0 and time.monotonic() - self.begun >= self.least_seconds  # one clock decides
+        due = last or self.stop or trainer.should_stop or by_clock or self._due_by_steps(trainer.global_step)
+        if any_rank(due, trainer.strategy.root_device):
+            self.save(trainer)
+        if self.stop and not last:
+            self.settle(trainer)
             raise Interrupted(self.signals.signum or signal.SIGTERM)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.settle(trainer)
         self.signals.release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.state.settle()
         self.signals.release()
 
 

@@ -69,6 +69,7 @@ class NonFiniteGradients(pl.Callback):
             return
         method = trainer.lightning_module
         assert isinstance(method, Method) and method.latest_loss is not None
+        self.state.settle()
         loss, rate = float(method.latest_loss), trainer.optimizers[0].param_groups[0]["lr"]
         kept = f"{self.state.checkpoint} of step {self.state.saved_step}" if self.state.saved_step >= 0 else "none yet"
         raise RunAborted(
