@@ -52,7 +52,8 @@ def start(arguments, **settings):
     command = [sys.executable, *map(str, arguments)]
     env = settings.get("env") or os.environ
     changed = {k for k in {*env, *os.environ} if env.get(k) != os.environ.get(k)}
-    fresh = any(not key.startswith(HARMLESS) for key in changed) or env.get("OMP_NUM_THREADS") != "1"
+    fresh = sys.platform != "linux" or env.get("OMP_NUM_THREADS") != "1"
+    fresh = fresh or any(not key.startswith(HARMLESS) for key in changed)
     places = env.get("PYTHONPATH", "").split(os.pathsep)
     fresh = fresh or any((Path(place) / "sitecustomize.py").exists() for place in places if place)
     for stream in (settings.get("stdout"), settings.get("stderr")):
