@@ -91,15 +91,14 @@ def keep_freed_memory() -> None:
 
 
 def limit_threads(work: float = math.inf) -> None:
-    """Let torch use no more threads than `cores`, and than help: further ones would wait for each other, by turning in
-    circles, which costs whatever else runs on the machine. The user's OMP_NUM_THREADS is left as it is.
+    """Let torch use no more threads than `cores`, and than make the step faster: further ones would wait for each other
+    by spinning, which slows down whatever else runs on the machine. The user's OMP_NUM_THREADS is left as it is.
 
     Args:
         work: floating-point operations of a step; one thread more for each `WORK_OF_A_THREAD`.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        help_here = max(1, int(min(work / WORK_OF_A_THREAD, 1e6)))
-        torch.set_num_threads(min(_THREADS, cores(), help_here))
+        torch.set_num_threads(int(min(_THREADS, cores(), max(1, work / WORK_OF_A_THREAD))))
 
 
 def cuda_has_bf16() -> bool:

@@ -8,6 +8,7 @@ import torch
 from runs import STEPS, differences, interrupt, timeless_rows
 
 from siamese.checkpoints.reading import load
+from siamese.training.signals import SignalWatch
 
 
 @pytest.mark.parametrize(
@@ -37,3 +38,23 @@ def test_interrupted_run_resumes_bit_by_bit(session, tmp_path, overrides):
         assert again.state.train_seconds > spent["train_seconds"] > 0
         assert differences(*(load(f / "checkpoints" / "last.ckpt") for f in folders)) == []
         assert timeless_rows(folders[0] / "metrics.csv") == timeless_rows(folders[1] / "metrics.csv")
+
+
+def test_dead_workers_raise_nothing_once_the_run_is_ending():
+    """A signal to every process ends the workers, too; torch's handler of SIGCHLD would raise for each of them, at any
+    moment. Before a signal it is left as it is."""
+
+    def raises(*_):
+        raise RuntimeError("DataLoader worker is killed")
+
+    before, watch = signal.signal(signal.SIGCHLD, raises), SignalWatch()
+    watch.install()
+    try:
+        with pytest.raises(RuntimeError, match="is killed"):
+            signal.raise_signal(signal.SIGCHLD)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGCHLD)
+        assert watch.signum == signal.SIGTERM
+    finally:
+        watch.release()
+        signal.signal(signal.SIGCHLD, before)
