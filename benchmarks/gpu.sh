@@ -14,6 +14,7 @@ else
   limit=200
   run nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
   run python -m pytest -q -n0 tests/test_gpu.py
+  run python -m pytest -q -n0 tests/augment -k "triton or gpu or kernels"
   run python benchmarks/throughput.py --device cuda --backbone resnet18_small --batch 512 --batches 60 --seconds 4 --rounds 1 --workers 14
   run python benchmarks/throughput.py --device cuda --backbone resnet50 --size 224 --batch 256 --batches 24 --seconds 4 --rounds 1 \
     --files --workers 14 --methods simclr

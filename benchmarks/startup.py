@@ -1,10 +1,11 @@
-"""From the command to the first optimiser step, on digits.
+"""From the command to the first optimiser step, and whole commands beside importing Lightning, on digits.
 
     python benchmarks/startup.py [--runs 5]
 
 Starts `python train.py method=simsiam` anew each time and looks for the first row of its metrics.csv, written after
-the first step. Prints the seconds, what importing costs of them, and one JSON line. The first run warms the disk and
-is left out.
+the first step. Then, in turn: a process that imports pytorch_lightning and nothing else, a whole run of two steps, and
+the evaluation of its checkpoint. Prints the seconds, the ratios of the medians, what importing costs, and one JSON
+line. The first run warms the disk and is left out.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+IMPORTS = "from siamese.imports import without_scipy_signal as w\nwith w(): import siamese.training"
 
 
 def first_step(method: str) -> float:
@@ -41,10 +43,28 @@ def first_step(method: str) -> float:
     return seconds
 
 
+def whole_commands(method: str, runs: int) -> dict[str, list[float]]:
+    """Seconds of whole processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        small = ("epochs=1", "data.train_images=128", "probe.linear.epochs=1")
+        train = [str(ROOT / "train.py"), f"method={method}", *small, f"run_dir={folder}/run", "overwrite=true"]
+        judge = [str(ROOT / "eval_linear.py"), f"ckpt={folder}/run/checkpoints/last.ckpt", f"run_dir={folder}/eval",
+                 "eval.cache=null", "overwrite=true"]  # fmt: skip
+        commands = {"import pytorch_lightning": ["-c", "import pytorch_lightning"], "train.py, two steps": train,
+                    "eval_linear.py": judge}  # fmt: skip
+        took: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(runs + 1):
+            for name, words in commands.items():
+                start = time.perf_counter()
+                subprocess.run([sys.executable, *words], check=True, capture_output=True)
+                took[name].append(time.perf_counter() - start)
+    return {name: seconds[1:] for name, seconds in took.items()}
+
+
 def imports() -> dict[str, float]:
     """Seconds of importing what train.py imports, and of its largest parts (`-X importtime`)."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import siamese.training"],
+        [sys.executable, "-X", "importtime", "-c", IMPORTS],
         capture_output=True,
         text=True,
         check=True,
@@ -75,14 +95,17 @@ def main() -> None:
     a = parser.parse_args()
     first_step(a.method)
     seconds = [first_step(a.method) for _ in range(a.runs)]
-    parts = imports()
+    whole, parts = whole_commands(a.method, a.runs), imports()
     print(f"first optimiser step after {statistics.median(seconds):.2f} s (median of {a.runs}; "
           f"{min(seconds):.2f} to {max(seconds):.2f})")  # fmt: skip
     print(
         "of that importing, with what each imports itself (s): " + ", ".join(f"{k} {v:.2f}" for k, v in parts.items())
     )
-    print(json.dumps({"benchmark": "startup", "seconds": seconds, "imports": parts, "cpus": os.cpu_count(),
-                      "python": platform.python_version()}))  # fmt: skip
+    alone = statistics.median(whole["import pytorch_lightning"])
+    for name, took in whole.items():
+        print(f"{name}: {statistics.median(took):.2f} s, {statistics.median(took) / alone:.2f} of importing Lightning")
+    print(json.dumps({"benchmark": "startup", "seconds": seconds, "whole": whole, "imports": parts,
+                      "cpus": os.cpu_count(), "python": platform.python_version()}))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def config(a: argparse.Namespace, method: str, folder: str) -> DictConfig:
         f"method={method}", *data, f"data.crop={a.size}", f"augment_scale={scale}", f"backbone={a.backbone}",
         f"batch_size={a.batch}", "epochs=2", "monitor.every=0", "overwrite=true", f"run_dir={folder}/run",
         "probe.linear.epochs=1", "optimizer=adamw", "optimizer.warmup_epochs=1", "augment.compiled=true",
-        f"trainer={'gpu' if a.device == 'cuda' else 'cpu'}",
+        *(["trainer=gpu", "compile=true"] if a.device == "cuda" else ["trainer=cpu"]),
     ]  # fmt: skip
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         target: Any = get_class(compose("train", [f"method={method}"]).method._target_)

@@ -1,6 +1,7 @@
 """The order of the floors: no import runs up, none in a circle; no file and no function is too long."""
 
 import ast
+import re
 
 import pytest
 from paths import ROOT
@@ -8,7 +9,7 @@ from paths import ROOT
 PACKAGE = ROOT / "ssl" / "siamese"
 # From the ground up. A module may import modules of lower floors, and of its own room.
 FLOORS = (
-    ("errors", "options", "processors", "intervals", "precision"),
+    ("errors", "options", "processors", "imports", "intervals", "precision"),
     ("paths", "output", "files", "schema"),
     ("config", "recipe", "environment", "distributed"),
     ("batchnorm", "run_dir", "checkpoints", "pages", "progress"),
@@ -100,6 +101,13 @@ def test_callbacks_do_not_know_each_other():
 @pytest.mark.parametrize("file", [*FILES, *PACKAGE.rglob("*.cpp")], ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_no_file_is_long(file):
     assert len(file.read_text().splitlines()) <= 300
+
+
+def test_every_module_is_in_the_api_reference():
+    shown = re.findall(r"^::: siamese\.(\S+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    rooms = {name for name, file in MODULES.items() if file.name == "__init__.py"}
+    assert sorted(set(shown) - rooms) == sorted(set(MODULES) - rooms)
+    assert len(shown) == len(set(shown))
 
 
 def test_no_function_is_long():

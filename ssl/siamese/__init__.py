@@ -13,6 +13,9 @@ def __getattr__(name: str) -> Any:
     """What `siamese.api` has; torch and Lightning, which take seconds to import, are imported only for it."""
     if name not in __all__:
         raise AttributeError(f"module 'siamese' has no attribute {name!r}")
-    from siamese import api
+    from siamese.imports import without_scipy_signal
+
+    with without_scipy_signal():
+        from siamese import api
 
     return getattr(api, name)

@@ -24,6 +24,7 @@ from siamese.handoff import network
 from siamese.handoff.transform import Transform
 from siamese.methods import Method
 from siamese.options import CONF
+from siamese.paths import expand_path
 from siamese.schema import check_train
 from siamese.schema.messages import all_keys, explain
 from siamese.training.devices import micro_batch_and_steps, resolve_auto
@@ -51,7 +52,8 @@ class Pretrained:
 
 
 def load(ckpt: str | Path, *settings: str, device: str = "cpu", trust: bool = False) -> Pretrained:
-    """A checkpoint's backbone. No code in the file is run.
+    """A checkpoint's backbone. No code in the file is run. Without ``data=`` the transform of a third party's network
+    is ImageNet's: 224 pixels, of the central 0.875, its mean and std.
 
     Args:
         ckpt: of train.py, of a third party, or timm:NAME.
@@ -63,11 +65,11 @@ def load(ckpt: str | Path, *settings: str, device: str = "cpu", trust: bool = Fa
         UserError: it is missing, of something else, or the settings do not fit it.
     """
     with hydra():
-        trained = network.build(network.read(str(ckpt), list(settings), trust), device=device)
-    file = Path(ckpt).parent.parent / "summary.json"
+        trained = network.build(network.read(str(ckpt), list(settings), trust, images="folder"), device=device)
     summary: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):
-        summary = json.loads(file.read_text(encoding="utf-8"))
+    if trained.source.ours and (folder := expand_path(ckpt, "ckpt").parent).name == "checkpoints":
+        with contextlib.suppress(OSError, ValueError):
+            summary = json.loads((folder.parent / "summary.json").read_text(encoding="utf-8"))
     return Pretrained(trained, summary)
 
 

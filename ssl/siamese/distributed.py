@@ -114,11 +114,11 @@ def union(names: set[str], device: torch.device) -> set[str]:
     """The names of all ranks. Every rank must call it; it waits for the device."""
     if not any_rank(bool(names), device):
         return names
-    mine = torch.tensor(list("\n".join(sorted(names)).encode()), dtype=torch.uint8)
+    mine = torch.tensor(list("\0".join(sorted(names)).encode(errors="surrogateescape")), dtype=torch.uint8)
     lengths = gather(torch.tensor([len(mine)], device=device)).tolist()
     whole = gather_bytes(F.pad(mine, (0, max(lengths) - len(mine))), device)
-    found = (bytes(row[:n].tolist()).decode() for row, n in zip(whole, lengths, strict=True))
-    return {name for names in found for name in names.split("\n") if name}
+    found = (bytes(row[:n].tolist()).decode(errors="surrogateescape") for row, n in zip(whole, lengths, strict=True))
+    return {name for names in found for name in names.split("\0") if name}
 
 
 def gather_bytes(x: Tensor, device: torch.device) -> Tensor:

@@ -55,6 +55,13 @@ def make_temp_dir(target: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{prefix}{os.getpid()}-"))
 
 
+def share(folder: Path) -> None:
+    """Give a temporary folder, which is its owner's alone, the permissions of an ordinary one."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+
+
 def digest_of_file(file: Path) -> str:
     """The sha256 of a file's content."""
     digest = hashlib.sha256()

@@ -10,9 +10,9 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
     """Mean, half width of its 95 % interval (Student's t; None for a single value), and the values."""
     half = None
     if len(values) > 1:
-        from scipy import stats  # takes its time to import
+        from scipy import special  # scipy.stats takes its time to import
 
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+        half = float(special.stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / math.sqrt(len(values))
     return {"mean": statistics.fmean(values), "interval95": half, "values": list(values)}
 
 

@@ -86,8 +86,13 @@ def check(folder: Path, resume: bool | str | None, overwrite: bool) -> bool:
     if holds_run and not resume and not overwrite and is_rank_zero():  # the other ranks start when it exists
         how = "resume=true or overwrite=true" if saved and resume is not None else "overwrite=true"
         raise UserError(f"run_dir={folder}", "already holds a run", f"add {how}, or choose another folder")
+    if resume and not saved and not overwrite and is_rank_zero() and _has_figures(folder):
+        problem = "holds a run that has finished, without its checkpoint"
+        raise UserError(
+            f"run_dir={folder}", problem, "add overwrite=true in place of resume=, or choose another folder"
+        )
     odd = [f for f in (*written, folder / ".lock", folder / "checkpoints", folder / "tensorboard") if _unusual(f)]
-    if odd and (overwrite or not holds_run):
+    if odd and (overwrite or not (resume and saved)):
         raise UserError(f"run_dir={folder}", f"{odd[0].name} in it was not written by a run", "choose another folder")
     parent = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not os.access(parent, os.W_OK):
@@ -115,11 +120,24 @@ class RunDirLock(FolderLock):
             raise
 
 
-def finished(folder: Path, epochs: int) -> bool:
-    """Whether the run in `folder` has finished at least `epochs` epochs, or stopped early, and its closing table."""
+def _has_figures(folder: Path) -> bool:
+    """Whether a run has finished in the folder, or an evaluation."""
+    try:
+        return bool(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["finished"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return (folder / "results.json").exists()
+
+
+def finished(folder: Path, epochs: int, step: int) -> bool:
+    """Whether the run in `folder` has finished at least `epochs` epochs, or stopped early, and its closing table.
+
+    Args:
+        step: of its checkpoint; a summary of another step is that of an earlier sitting.
+    """
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return bool(summary["finished"] and (summary["epochs"] >= epochs or summary.get("stopped_early")))
+        long_enough = summary["epochs"] >= epochs or summary.get("stopped_early")
+        return bool(summary["finished"] and long_enough and summary["steps"] == step)
     except (OSError, ValueError, KeyError):
         return False
 

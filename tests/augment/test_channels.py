@@ -132,9 +132,11 @@ def test_rotation_is_black_outside_whatever_the_range(how, kind):
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_one_channel_is_repeated_for_colour(how):
+@pytest.mark.parametrize("value_range", [None, [[0, 255], [0, 510], [-100, 300]]])
+def test_one_channel_is_repeated_for_colour(how, value_range):
     x = images(1, "uint8")
-    view = make_view(how, **{**FULL, "size": SIZE, "channel_drop_p": 0.3})
+    ranged = {} if value_range is None else {"value_range": value_range}
+    view = make_view(how, **{**FULL, "size": SIZE, "channel_drop_p": 0.3, **ranged})
     p = view.draw(COUNT, SIDE, SIDE, generator())
     torch.testing.assert_close(view.render(x, p), view.render(x.repeat(1, 3, 1, 1), p), atol=1e-6, rtol=0)
 

@@ -88,3 +88,32 @@ def test_test_shards_of_another_kind_are_refused_before_packing(tmp_path):
     ):
         data_sets.webdataset("webdataset", train, 12, "stop", str(tmp_path / "p"), test_path=test, **SPLIT)
     assert not (tmp_path / "p").exists()
+
+
+def test_shards_of_two_splits_are_refused(tmp_path):
+    train, test = shard(tmp_path / "train-0.tar", range(6)), shard(tmp_path / "test-0.tar", range(6, 9))
+    with pytest.raises(
+        UserError, match=r"data.test_path: shares 1 shards with the train split, the first .*test-0.tar"
+    ):
+        data_sets.webdataset(
+            "webdataset", str(tmp_path / "*.tar"), 12, "stop", str(tmp_path / "p"), test_path=test, **SPLIT
+        )
+    assert not (tmp_path / "p").exists()
+    apart = data_sets.webdataset("w", train, 12, "stop", str(tmp_path / "p"), test_path=test, val_fraction=0.34)
+    assert len(apart.test) == 3
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_a_single_split_is_trained_on_and_nothing_else(tmp_path, name):
+    table(tmp_path / "t" / f"{name}-00000-of-00001.parquet", range(12))
+    made = data_sets.hf("hf", str(tmp_path / "t"), 12, "stop", str(tmp_path / "p"), **SPLIT)
+    assert len(made.pretrain) == 12 and len(made.val) > 0 and made.test is None
+
+
+def test_a_split_that_is_given_twice_is_refused(tmp_path):
+    for name, numbers in (("train", range(12)), ("test", range(12, 15))):
+        table(tmp_path / "t" / f"{name}-00000-of-00001.parquet", numbers)
+    with pytest.raises(UserError, match="data.val_split=test: is the train split, too; give another one"):
+        data_sets.hf(
+            "hf", str(tmp_path / "t"), 12, "stop", str(tmp_path / "p"), train_split="test", val_split="test", **SPLIT
+        )

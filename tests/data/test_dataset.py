@@ -67,5 +67,8 @@ def test_a_choice_of_training_images():
     assert len(made[0].test) == 100
     unlabelled = Split(part.images, torch.full((100,), -1))
     assert len(DataSet("x", unlabelled, None, [], train_images=50).pretrain) == 50
+    some = Split(part.images, torch.tensor([0] * 10 + [1] * 10 + [-1] * 80))
+    chosen = DataSet("x", some, None, list("ab"), train_images=50, val_fraction=None).pretrain.labels
+    assert (chosen + 1).bincount().tolist() == [40, 5, 5]  # the unlabelled ones are no part of a class
     with pytest.raises(UserError, match="data.train_images=101"):
         DataSet("x", part, part, list("abc"), train_images=101)

@@ -63,3 +63,38 @@ def test_a_test_path_that_is_a_file_or_empty(photos, tmp_path):
     for name, says in (("file", "is not a folder"), ("empty", "has 0 classes"), ("nowhere", "does not exist")):
         with pytest.raises(UserError, match=says):
             data_sets.folder("folder", str(photos), 16, "stop", test_path=str(tmp_path / name), **SPLIT)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"), [("none", True), ("parts.csv", False), ("some.csv", True), ("folders", False)]
+)
+def test_folders_called_as_other_splits_are_trained_on_and_said(tmp_path, labels, told):
+    for i, part in enumerate(("train", "train", "test", "test")):
+        (tmp_path / "set" / part / "a").mkdir(parents=True, exist_ok=True)
+        picture(i).save(tmp_path / "set" / part / "a" / f"{i}.png")
+    rows = [f"{part}/a/{i}.png,,{part}" for i, part in enumerate(("train", "train", "test", "test"))]
+    (tmp_path / "parts.csv").write_text("\n".join(rows))
+    (tmp_path / "some.csv").write_text("\n".join(rows[:3]))  # a file without a row is in train
+    given = str(tmp_path / labels) if labels.endswith("csv") else labels
+    notes = data_sets.folder("folder", str(tmp_path / "set"), 16, "stop", labels=given, **SPLIT).notes
+    assert any(f"images of {tmp_path / 'set' / 'test'} are trained on, too" in note for note in notes) is told
+
+
+@pytest.mark.parametrize("how", ["folder", "training side", "csv"])
+def test_splits_that_share_images_by_any_link_are_refused(tmp_path, how):
+    root, labels = tmp_path / "set", "folders"
+    for i, place in enumerate(("train/a", "train/b", "val/a", "val/b")):
+        (root / place).mkdir(parents=True)
+        picture(i).save(root / place / "0.png")
+        picture(i + 10).save(root / place / "1.png")
+    if how == "folder":
+        shutil.rmtree(root / "val" / "b")
+        (root / "val" / "b").symlink_to(root / "train" / "b")
+    elif how == "training side":
+        (root / "train" / "a" / "2.png").symlink_to(root / "val" / "a" / "0.png")
+    else:
+        labels = str(tmp_path / "rows.csv")
+        (tmp_path / "rows.csv").write_text("train/a/0.png,x,train\ntrain/b/0.png,y,train\nval/a/0.png,x,test\n")
+        (root / "train" / "a" / "2.png").symlink_to(root / "val" / "a" / "0.png")
+    with pytest.raises(UserError, match="is a training image too"):
+        data_sets.folder("folder", str(root), 16, "stop", labels=labels, **SPLIT)

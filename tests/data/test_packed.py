@@ -108,6 +108,7 @@ def test_unreadable_files(classes, tmp_path):
     for one, other in zip(loader, streamed, strict=True):
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1], other[1])
+        torch.testing.assert_close(one[2], other[2].float())
     assert loader.skipped == streamed.skipped == {str(classes / "a" / "3.jpg")}
 
 
@@ -227,3 +228,13 @@ def test_two_processes_build_it_once(classes, tmp_path):
     out = [p.communicate(timeout=60)[0].split() for p in both]
     assert sorted(len(o) for o in out) == [1, 21]  # one has decoded all, the other none
     assert out[0][-1] == out[1][-1]
+
+
+def test_packed_files_are_the_groups_as_other_folders_are(classes, tmp_path):
+    before = os.umask(0o027)
+    try:
+        everything(data(classes, tmp_path / "p").pretrain)
+    finally:
+        os.umask(before)
+    folders = [file.parent for file in (tmp_path / "p").rglob("x.npy")]
+    assert [folder.stat().st_mode & 0o777 for folder in folders] == [0o750] * len(folders) != []

@@ -123,6 +123,13 @@ def test_lidar_of_a_known_rank(rank):
     assert metrics.lidar(views, delta=1e-4) == pytest.approx(rank, rel=1e-3)
 
 
+def test_lidar_of_features_that_vary_too_much_is_nan():
+    """A diverging run goes on to its own message."""
+    generator = torch.Generator().manual_seed(0)
+    views = 1e9 * torch.randn(16, 4, 4, generator=generator) @ torch.randn(4, 256, generator=generator)
+    assert math.isnan(metrics.lidar(views))
+
+
 def test_lidar_equals_its_definition():
     views = torch.randn(40, 5, 12, dtype=torch.float64) @ torch.randn(12, 12, dtype=torch.float64)
     views += 3 * torch.randn(40, 1, 12, dtype=torch.float64)

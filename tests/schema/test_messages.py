@@ -56,6 +56,24 @@ def test_errors_of_hydra_name_key_and_remedy(config, config_name, given, says):
     assert re.search(says, str(told)), told
 
 
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        (
+            "method.temperature=0.2",
+            "is no key of the default option of method=, which is swept; write ++method.temperature=",
+        ),
+        ("method.temprature=0.2", "method.temprature=0.2: no such key"),
+    ],
+)
+def test_key_of_swept_options_alone(config, key, says):
+    """Hydra composes a sweep first with the default option."""
+    with pytest.raises(HydraException) as error:
+        config(key)
+    told = str(explain(error.value, ["-m", "method=simclr,moco", key], all_keys(config())))
+    assert says in told
+
+
 def test_synonyms_name_keys_that_exist(config):
     configs = [config("data=folder", "method=moco"), *(config(name=n) for n in ("eval_linear", "embed", "export"))]
     known = {key for cfg in configs for key in all_keys(cfg)}

@@ -111,6 +111,43 @@ def test_overwrite_removes_the_outcomes_and_nothing_else(swept, tmp_path):
     assert (path / "notes.txt").read_text() == "mine"
 
 
+def test_what_overwrite_replaces_comes_back_if_no_trial_begins(swept, tmp_path):
+    """Hydra finds a mistake in a swept setting only after the folder was chosen."""
+    path = begun(swept("method=moco", "run_dir=here"), finished=True)
+    (path / "trials").mkdir()
+    files = {"trials/0000.json": "{}", "sweep.csv": "a", "conf/experiment/best.yaml": "b", "sweep.json": None}
+    (path / "conf" / "experiment").mkdir(parents=True)
+    for name, text in files.items():
+        if text is not None:
+            (path / name).write_text(text)
+    before = {name: (path / name).read_bytes() for name in files}
+    new = folder.choose(swept("method=byol", "run_dir=here", "overwrite=true"))
+    new.write(1, False)
+    new.undo()
+    assert {name: (path / name).read_bytes() for name in files} == before
+    assert not (path / folder.REPLACED).exists()
+    again = folder.choose(swept("method=byol", "run_dir=here", "overwrite=true"))
+    assert (path / folder.REPLACED / "trials" / "0000.json").exists()
+    folder.forget_replaced(path)  # a trial has begun
+    again.undo()
+    assert not (path / "sweep.csv").exists() and not (path / "trials" / "0000.json").exists()
+
+
+def test_edited_option_among_the_swept_ones_is_another_sweep(swept, tmp_path, monkeypatch):
+    (tmp_path / "own" / "method").mkdir(parents=True)
+    monkeypatch.setattr(folder, "roots", lambda: [tmp_path / "own"])
+    option = tmp_path / "own" / "method" / "moco.yaml"
+    option.write_text("momentum: 0.9\n")
+    task = ["method=simclr,moco"]
+    path = begun(swept("run_dir=here", task=task))
+    (path / "trials").mkdir()
+    (path / "trials" / "0000.json").write_text("{}")
+    assert begun(swept("run_dir=here", task=task)) == path
+    option.write_text("momentum: 0.99\n")
+    with pytest.raises(UserError, match="holds this sweep, but conf/ or the installed version has changed"):
+        folder.choose(swept("run_dir=here", task=task))
+
+
 @pytest.mark.parametrize(
     ("content", "what"), [("config.yaml", "already holds a run"), ("notes.txt", "holds other files")]
 )
@@ -163,6 +200,21 @@ def test_edited_conf_is_another_sweep(swept, tmp_path):
     (own / "mine.yaml").write_text("# @package _global_\nepochs: 4\n")
     with pytest.raises(UserError, match="holds this sweep, but conf/ or the installed version has changed"):
         folder.choose(swept("experiment=mine", "run_dir=here", hydra=where))
+
+
+def test_sweep_of_an_edited_conf_is_named_where_a_new_one_starts(swept, tmp_path):
+    own = tmp_path / "own" / "experiment"
+    own.mkdir(parents=True)
+    where = [f"hydra.searchpath=[file://{tmp_path / 'own'}]"]
+    (own / "mine.yaml").write_text("# @package _global_\nepochs: 3\n")
+    done = begun(swept("experiment=mine", hydra=where), finished=True)
+    first = begun(swept("experiment=mine", hydra=where))
+    (own / "mine.yaml").write_text("# @package _global_\nepochs: 4\n")
+    new = folder.choose(swept("experiment=mine", hydra=where))
+    assert new.path not in (done, first)
+    assert (new.outdated, new.continued) == (first, False)
+    assert folder.choose(swept("method=moco")).outdated is None  # another command
+    new.lock.release()
 
 
 def test_longer_search_goes_on_from_a_finished_one(swept):

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 from sweep.test_folder import swept  # noqa: F401
 
+from siamese import processors
 from siamese.errors import UserError
 from siamese.sweep import share
 
@@ -13,7 +14,7 @@ from siamese.sweep import share
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     """Eight cores and no GPU; what a test changes in the environment is undone."""
-    for name in (*share.THREADS, share.AT_A_TIME):
+    for name in (*share.THREADS, share.AT_A_TIME, share.GPUS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(share, "cores", lambda: 8)
@@ -95,6 +96,37 @@ def test_each_gpu_has_a_trial(swept, monkeypatch, tmp_path):  # noqa: F811
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
     for file in [*held, *share._held]:
         file.close()
+
+
+def in_a_job_of_submitit(monkeypatch):
+    """submitit's local executor sets CUDA_VISIBLE_DEVICES to nothing where gpus_per_node is not given."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    monkeypatch.setattr(share, "gpus", processors.gpus)
+
+
+def test_submitit_hides_no_gpu_from_a_trial(swept, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr(share, "gpus", lambda: ["0", "3"])
+    monkeypatch.setattr(share, "_held", [])
+    assert share.deal(swept(hydra=[LOCAL], task=["seed=range(0,20)"]), None) == 2
+    in_a_job_of_submitit(monkeypatch)
+    share.take_gpu(tmp_path)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    share._held[0].close()
+
+
+def test_submitit_hides_no_gpu_from_a_trial_on_several(swept, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr(share, "gpus", lambda: ["0", "3"])
+    assert share.deal(swept("trainer=ddp", "trainer.devices=2", hydra=[LOCAL]), None) == 1
+    in_a_job_of_submitit(monkeypatch)
+    share.take_gpu(tmp_path)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,3"
+
+
+def test_a_sweep_without_gpus_gives_none(swept, monkeypatch, tmp_path):  # noqa: F811
+    share.deal(swept(hydra=[LOCAL], task=["seed=range(0,20)"]), None)
+    in_a_job_of_submitit(monkeypatch)
+    share.take_gpu(tmp_path)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_trial_on_a_cpu_takes_cores_though_there_are_gpus(swept, monkeypatch):  # noqa: F811

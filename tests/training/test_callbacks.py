@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from runs import rows_of
+from runs import differences, rows_of
 
+from siamese.checkpoints.reading import load
 from siamese.errors import UserError
 
 SLOW = ("optimizer.lr=1e-9", "optimizer.warmup_epochs=0", "epochs=9")  # nothing improves
@@ -29,6 +30,27 @@ def test_early_stopping_counts_evaluations(session, tmp_path):
     more = session(*given[:1], "callbacks.early_stopping.patience=9", *given[2:], "resume=true")
     more.fit()
     assert more.trainer.current_epoch == 9
+    # The summary is that of the first sitting; the second one was cut before its table.
+    again = session(*given[:1], "callbacks.early_stopping.patience=9", *given[2:], "resume=true")
+    again.fit()
+    again.finish()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 9
+
+
+def test_early_stopped_run_that_was_cut_before_its_table_stays_stopped(session, tmp_path):
+    least = "callbacks.early_stopping.min_delta=0.2"
+    given = ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", least, "monitor.every=1", *SLOW)
+    run = session(*given)
+    run.fit()
+    stopped = run.trainer.current_epoch
+    assert stopped < run.cfg.epochs
+    weights = load(run.state.checkpoint)["state_dict"]
+    again = session(*given, "resume=true")
+    again.fit()
+    again.finish()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["epochs"], summary["stopped_early"], summary["finished"]) == (stopped, True, True)
+    assert differences(load(run.state.checkpoint)["state_dict"], weights) == []
 
 
 def test_several_callbacks_and_any_target(session, tmp_path):

@@ -5,7 +5,10 @@ import importlib.util
 import pytest
 import torch
 
-from siamese.training.devices import resolve_auto, resolve_compile, work_of_a_step
+from siamese.environment import cpu_has_bf16
+from siamese.errors import UserError
+from siamese.training import devices
+from siamese.training.devices import check_devices, precision_note, resolve_auto, resolve_compile, work_of_a_step
 
 
 def test_deterministic_is_passed_to_lightning(session, monkeypatch):
@@ -33,6 +36,39 @@ def test_auto_is_resolved_by_device(config, monkeypatch, gpu, devices, compiled,
     assert resolve_auto(given) == given
 
 
+@pytest.mark.parametrize(
+    ("asked", "bf16", "threads", "says"),
+    [
+        (
+            "32-true",
+            True,
+            2,
+            "precision 32-true (bf16-mixed is faster on this processor while nothing else runs on its ",
+        ),
+        ("32-true", True, 1, "precision 32-true"),  # small networks gain nothing
+        ("32-true", False, 2, "precision 32-true"),
+        ("bf16-mixed", True, 2, "precision bf16-mixed"),
+    ],
+)
+def test_a_processor_with_bf16_is_told_of(config, monkeypatch, asked, bf16, threads, says):
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: bf16)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    note = precision_note(config(f"trainer.precision={asked}", "trainer=cpu"))
+    assert note.startswith(says) if "(" in says else note == says
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [({}, False), ({"_is_amx_tile_supported": True}, True), ({"_is_avx512_bf16_supported": True}, True)],
+)
+def test_bf16_of_a_processor_is_asked_of_torch(monkeypatch, has, expected):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)  # as in a torch that has neither
+    for name, value in has.items():
+        monkeypatch.setattr(torch.cpu, name, lambda value=value: value, raising=False)
+    assert cpu_has_bf16() is expected
+
+
 def test_work_of_a_step_by_hand():
     """A convolution and BatchNorm, whose statistics it leaves: 8 x 8 places, 4 x 3 x 9 products and sums at each."""
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1, bias=False), torch.nn.BatchNorm2d(4))
@@ -55,6 +91,31 @@ def test_networks_are_compiled_in_runs_that_are_long_enough(config, epochs, step
     assert resolved.compile is compiled
     assert says in note
     assert cfg.compile == "auto"
+
+
+def test_networks_are_not_compiled_where_triton_cannot(config, monkeypatch):
+    """As in a container without gcc. What was asked for is tried."""
+    pytest.importorskip("triton")
+    from siamese.augment import gpu
+
+    def fail(device):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(gpu, "compile_one", fail)
+    monkeypatch.setattr(devices, "on_gpu", lambda cfg: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    resolved, note = resolve_compile(config(), 10**6, [224])
+    assert resolved.compile is False
+    assert note == "networks not compiled (Triton cannot compile here (Failed to find C compiler); install gcc)"
+    assert resolve_compile(config("compile=true"), 10**6, [224])[0].compile is True
+
+
+def test_clipping_in_fp16_needs_an_optimiser_that_is_not_fused(config):
+    given = ("optimizer=adamw", "trainer.precision=16-mixed", "+trainer.gradient_clip_val=3.0")
+    with pytest.raises(UserError, match="gradient_clip_val=3.0: .* add optimizer.algorithm.fused=false"):
+        check_devices(config(*given))
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        check_devices(config(*given, "optimizer.algorithm.fused=false", "trainer.accelerator=cpu"))
 
 
 @pytest.mark.parametrize(("given", "says"), [("true", "networks compiled"), ("false", "networks not compiled")])

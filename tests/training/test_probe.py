@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from siamese.data import some_of
 from siamese.probes import metrics
-from siamese.training.probe import RANK_SAMPLES, VIEW_IMAGES, Probe
+from siamese.training.probe import RANK_SAMPLES, VIEW_IMAGES, Probe, _that_choose
 
 
 @pytest.fixture
@@ -68,3 +69,19 @@ def test_closing_rank_is_of_the_rows_of_online_evaluation(session, tmp_path, mon
     assert rank == pytest.approx(metrics.rankme(taken[-1]))
     assert len(torch.cat([y for _, y, _ in run.probe.few])) == VIEW_IMAGES
     assert run.data.pretrain.at_most(2048) is run.data.pretrain
+
+
+@pytest.mark.parametrize(
+    "y", [torch.arange(500) % 10, torch.arange(500) % 20, torch.arange(40) % 20], ids=["period 10", "20", "few"]
+)
+def test_the_images_that_choose_a_head_have_all_classes_where_labels_cycle(y):
+    mask = _that_choose(y)
+    assert len(y[~mask].unique()) == len(y.unique())
+    assert len(y[mask].unique()) == len(y.unique())
+    assert mask.sum() == {(500, 10): 50, (500, 20): 40, (40, 20): 20}[len(y), len(y.unique())]
+
+
+def test_every_tenth_image_chooses_a_head():
+    y = torch.randint(0, 10, (1000,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(_that_choose(y), torch.arange(1000) % 10 == 0)
+    assert torch.equal(_that_choose(F.one_hot(torch.arange(500) % 10)), torch.arange(500) % 10 == 0)  # several labels

@@ -47,6 +47,8 @@ def test_moved_images_are_found_and_another_number_is_refused(session, tmp_path,
     again = session(*common, f"data.path={moved}", "resume=true")
     again.fit()
     assert str(photos / "0.png") in again.loader.skipped  # met before the interruption
+    table = session(*common, f"data.path={moved}", "resume=true")  # cut before its table, at the end of an epoch
+    assert str(photos / "0.png") in table.loader.skipped
     Image.new("RGB", (20, 20)).save(moved / "more.png")
     with pytest.raises(UserError, match="started on 40 images, 41 are there now; check data.path"):
         session(*common, f"data.path={moved}", "resume=true", "epochs=3")
@@ -168,3 +170,42 @@ def test_resume_auto_starts_a_run_without_checkpoint(session):
     run.fit()
     with pytest.raises(UserError, match="resume=maybe: not a possible value; give auto, true or false"):
         session("resume=maybe")
+
+
+def test_run_without_checkpoint_starts_with_an_empty_log(session, tmp_path):
+    """As after a kill in the first epoch, which leaves rows and perhaps half a line."""
+    session("resume=auto", "trainer.log_every_n_steps=1")
+    (tmp_path / "run" / "metrics.csv").write_text("step,loss\n1,2.5\n2,2.4\n3,")
+    run = session("resume=auto", "trainer.log_every_n_steps=11")
+    assert run.resume_from is None
+    run.fit()
+    assert [int(r["step"]) for r in rows_of(tmp_path / "run" / "metrics.csv") if r["loss"]] == [10, 21]
+
+
+def test_a_run_that_another_process_continues_meanwhile_is_left_alone(session, config, tiny, tmp_path):
+    from conftest import StartedRun
+
+    common = (f"run_dir={tmp_path / 'run'}", "epochs=2")
+    late = StartedRun(config(*tiny, *common, "resume=auto"))  # has seen no checkpoint
+    interrupt(session("epochs=2"), 15)
+    with pytest.raises(UserError, match=r"run: another process has continued this run meanwhile; start again"):
+        late.start()
+    late = StartedRun(config(*tiny, *common, "resume=true"))
+    rows = (tmp_path / "run" / "metrics.csv").read_bytes()
+    interrupt(session("epochs=2", "resume=true"), 9)
+    later = (tmp_path / "run" / "metrics.csv").read_bytes()
+    with pytest.raises(UserError, match="another process has continued this run meanwhile"):
+        late.start()
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == later != rows
+
+
+def test_resume_auto_leaves_a_finished_run_without_checkpoint_alone(session, tmp_path):
+    run = session()
+    run.fit()
+    run.finish()
+    for file in (tmp_path / "run" / "checkpoints").iterdir():
+        file.unlink()
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    with pytest.raises(UserError, match="holds a run that has finished, without its checkpoint; add overwrite=true"):
+        session("resume=auto")
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before

@@ -2,13 +2,16 @@
 
 import json
 import signal
+import sys
 
 import pytest
 import torch
-from runs import STEPS, differences, interrupt, timeless_rows
+from runs import STEPS, SignalAt, differences, interrupt, timeless_rows
 
 from siamese.checkpoints.reading import load
 from siamese.training.signals import SignalWatch
+
+RUN = "siamese.training.run"  # the module; the package has a function of this name
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,64 @@ def test_dead_workers_raise_nothing_once_the_run_is_ending():
     finally:
         watch.release()
         signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signal_during_the_closing_table(session, tmp_path, monkeypatch, capsys, signum):
+    """All is saved; SLURM queues the job again, and the next start makes the table."""
+    whole = session(folder="whole")
+    whole.fit()
+    value = whole.finish()
+    part = session()
+    part.fit()
+    asked = []
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    # As SLURM does, which ends the job that it requeues.
+    monkeypatch.setattr(
+        sys.modules[RUN], "requeue", lambda: asked.append(signal.raise_signal(signal.SIGTERM)) or "asked"
+    )
+    monkeypatch.setattr(sys.modules[RUN], "closing_figures", lambda *a: signal.raise_signal(signum))
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as stop:
+        part.finish()
+    assert stop.value.code == 128 + signum
+    assert signal.getsignal(signum) == before
+    assert f"saved at step {STEPS}; to continue, add resume=true run_dir={tmp_path / 'run'}" in capsys.readouterr().out
+    assert len(asked) == (signum == signal.SIGUSR1)
+    monkeypatch.undo()
+    again = session("resume=true")
+    again.fit()
+    assert again.finish() == value
+
+
+def test_signal_before_the_training(session, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules[RUN], "raw_pixels", lambda *a: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as stop:
+        session()
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "SIGTERM at step 0; nothing was saved yet" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_signal_in_the_last_step_ends_a_sweep_after_the_trial(session, tmp_path, monkeypatch, swept):
+    run = session()
+    run.trainer.callbacks.insert(0, SignalAt(STEPS))
+    run.fit()
+    monkeypatch.setattr(sys.modules[RUN], "in_sweep", lambda: swept)
+    if swept:
+        with pytest.raises(SystemExit) as stop:
+            run.finish()
+        assert stop.value.code == 128 + signal.SIGTERM
+    else:
+        run.finish()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"] is True
+
+
+def test_signal_after_the_figures_keeps_them(session, tmp_path, monkeypatch):
+    run = session()
+    run.fit()
+    monkeypatch.setattr(sys.modules[RUN], "print_table", lambda *a: signal.raise_signal(signal.SIGTERM))
+    assert run.finish() > 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["finished"] is True and "linear_top1" in summary

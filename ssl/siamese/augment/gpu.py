@@ -28,11 +28,23 @@ def check_known(operations: Sequence[Operation], device: torch.device) -> str:
     """
     check_fields(operations, FIELDS, "kernels.py")
     try:
+        try_compiler(device)
+    except CompilerError as error:
+        raise CompilerError(f"{error}: torch renders", error.remedy) from error
+    return f", Triton {triton.__version__}"
+
+
+def try_compiler(device: torch.device) -> None:
+    """Compile a kernel, to see whether Triton can.
+
+    Raises:
+        CompilerError: it cannot; the message says why.
+    """
+    try:
         compile_one(device)
     except Exception as error:  # there is no C compiler, the GPU is too old: Triton has no common class for these
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CompilerError(f"Triton cannot compile here ({reason}): torch renders", "install gcc") from error
-    return f", Triton {triton.__version__}"
+        raise CompilerError(f"Triton cannot compile here ({reason})", "install gcc") from error
 
 
 def compile_one(device: torch.device) -> None:

@@ -201,8 +201,10 @@ def render(
     """
     if images.dim() != 4 or images.dtype not in PIXELS or images.device.type != "cpu":
         raise ValueError(f"{_about(images)}, not (B, C, H, W) {', '.join(map(str, PIXELS))} on cpu")
-    count, stored, height, width = images.shape
     channels = len(scale["low"])
+    if images.shape[1] == 1 and any(len(scale[end].unique()) > 1 for end in ("low", "high")):
+        images = images.expand(-1, channels, -1, -1)  # each channel has a range of its own
+    count, stored, height, width = images.shape
     renderer = library()
     out = torch.empty(count, channels, size, size, dtype=torch.float32)
     arrays = {"images": images.contiguous(), "out": out}  # all stay alive until the call returns

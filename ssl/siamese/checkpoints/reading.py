@@ -1,6 +1,7 @@
 """Checkpoint files of our own: safe loading."""
 
 import argparse
+import math
 import pickle
 import re
 import warnings
@@ -55,6 +56,18 @@ def read(file: str | Path, key: str = "ckpt") -> Any:
             f"cannot be read; it may be truncated, or not a checkpoint ({type(error).__name__}: {str(error)[:100]})",
             "use another checkpoint",
         ) from error
+
+
+def epochs_of(state: Any, planned: int) -> int:
+    """Epochs that a checkpoint of ours has been trained; `planned` if it does not say, or if the training has ended by
+    itself (`EarlyStopping`, `Pruning`): seeds of one recipe may end at different epochs."""
+    try:
+        done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        ends = [c for c in state["callbacks"].values() if isinstance(c, dict)]
+        ended = any(c.get("ended") is True or c.get("wait_count", 0) >= c.get("patience", math.inf) for c in ends)
+    except (KeyError, TypeError, AttributeError):
+        return planned
+    return planned if ended or not isinstance(done, int) else done
 
 
 def is_ours(content: Any) -> bool:

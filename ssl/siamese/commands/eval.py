@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from siamese.imports import without_scipy_signal
+
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
     """The figures of a checkpoint by the protocols of `eval=`, or evaluations side by side by `compare=`."""
@@ -14,7 +16,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         from siamese.output import console
 
         return compare(cfg.compare, console())
-    from siamese.evaluation import evaluator
+    with without_scipy_signal():
+        from siamese.evaluation import evaluator
 
     return evaluator.evaluate(cfg)
 

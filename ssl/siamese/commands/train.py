@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from siamese.config import in_sweep
+from siamese.imports import without_scipy_signal
 
 
 def train(cfg: DictConfig) -> tuple[float, Path, Mapping[str, Any]]:
@@ -16,7 +17,8 @@ def train(cfg: DictConfig) -> tuple[float, Path, Mapping[str, Any]]:
         The validation figure: linear top-1 (mAP where an image may have several labels), or RankMe of the features if
         there are no labels; the run folder; the summary, which is empty on other ranks than 0.
     """
-    from siamese import training  # torch and Lightning take seconds to import; a finished trial needs neither
+    with without_scipy_signal():
+        from siamese import training  # torch and Lightning take seconds to import; a finished trial needs neither
 
     value, run = training.run(training.build(training.check(cfg)))
     return value, run.folder, run.summary

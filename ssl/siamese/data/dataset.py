@@ -190,7 +190,9 @@ def _chosen(train: Split, count: int, seed: int) -> Split:
         raise UserError(f"data.train_images={count}", f"the training split has {len(train)} images", "give fewer")
     share = count / len(train)
     if train.labels.ndim == 1:
-        index = stratified(train.labels.clamp(min=0), share, seed).nonzero().squeeze(1)
+        unknown = train.labels.max() + 1  # a group of their own
+        groups = torch.where(train.labels < 0, unknown, train.labels)
+        index = stratified(groups, share, seed).nonzero().squeeze(1)
     else:  # what is left out is held out, so that every label stays
         index = (~stratified_several(train.labels, 1 - share, seed, unknown=True)).nonzero().squeeze(1)
     known = present(train.labels)

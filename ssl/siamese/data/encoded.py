@@ -1,12 +1,14 @@
 """Encoded images of each split, by the settings of a data set (`conf/data`)."""
 
 import inspect
+import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from siamese.data.containers import Source, hugging_face, hugging_face_splits
 from siamese.data.containers import webdataset as shards
-from siamese.data.folders import Selection, chosen_split, existing, left_out, splits_of
+from siamese.data.folders import Selection, chosen_split, existing, remarks, splits_of
 from siamese.data.items import Contents, Files, Items
 from siamese.data.listing import Listing
 from siamese.errors import UserError
@@ -43,6 +45,13 @@ def hf_sources(
         part: chosen_split(f"data.{part}_split", given, part, have)
         for part, given in (("train", train_split), ("val", val_split), ("test", test_split))
     }
+    named = {"train": train_split, "val": val_split, "test": test_split}
+    for part, other in (("val", "train"), ("test", "train"), ("test", "val")):
+        if chosen[part] is None or chosen[part] != chosen[other]:
+            continue
+        if named[part] is not None:
+            raise UserError(f"data.{part}_split={named[part]}", f"is the {other} split, too", "give another one")
+        chosen[part] = None  # found by its name alone
     return {part: hugging_face(root, own, image, label) for part, own in chosen.items() if own is not None}
 
 
@@ -54,7 +63,15 @@ def webdataset_sources(
     if path is None:
         raise UserError("data.path=null", "this data set needs shards", "give \"data.path='DIR/train-{000..009}.tar'\"")
     given = (("train", path), ("val", val_path), ("test", test_path))
-    return {part: shards(str(where), image, label) for part, where in given if where is not None}
+    found = {part: shards(str(where), image, label) for part, where in given if where is not None}
+    real = {part: {os.path.realpath(file): file for file in one.files} for part, one in found.items()}
+    for (part, own), (other, others) in itertools.combinations(reversed(real.items()), 2):
+        if both := own.keys() & others.keys():
+            raise UserError(
+                f"data.{part}_path", f"shares {len(both)} shards with the {other} split, the first {own[min(both)]}",
+                "give each shard to one split",
+            )  # fmt: skip
+    return found
 
 
 def encoded(settings: Mapping[str, Any]) -> tuple[dict[str, Items], tuple[str, ...]]:
@@ -69,7 +86,7 @@ def encoded(settings: Mapping[str, Any]) -> tuple[dict[str, Items], tuple[str, .
         settings, target = {**settings, "path": train, "test_path": val}, "folder"
     if target == "folder":
         listings = folder_listings(**_own(folder_listings, settings))
-        return {part: Files(one.files) for part, one in listings.items()}, left_out(listings)
+        return {part: Files(one.files) for part, one in listings.items()}, remarks(listings)
     makes: dict[str, Callable[..., Any]] = {"hf": hf_sources, "webdataset": webdataset_sources}
     if target not in makes:
         return {}, ()

@@ -83,7 +83,7 @@ def splits_of(root: Path, selection: Selection, test_path: str | int | None) -> 
     _check_apart(roots)
     for part in PARTS[1:]:
         if part in listings:
-            _check_links(listings[part].files, listings["train"].files)
+            _check_links(listings[part], listings["train"])
     return listings
 
 
@@ -125,12 +125,12 @@ def _check_apart(roots: list[tuple[str, Path]]) -> None:
                 raise UserError(told, f"shares its images with {other_told} ({other})", "give separate folders")
 
 
-def _check_links(files: list[Path], train: list[Path]) -> None:
-    """Refuse a split that holds links to training images. Files are resolved only if one of them is a link."""
-    if not any(os.path.islink(file) for file in files):
+def _check_links(other: Listing, train: Listing) -> None:
+    """Refuse a split that shares files with the training split by links. Files are resolved only if there are links."""
+    if not (other.linked or train.linked):
         return
-    known = {os.path.realpath(file) for file in train}
-    shared = [file for file in files if os.path.realpath(file) in known]
+    known = {os.path.realpath(file) for file in train.files}
+    shared = [file for file in other.files if os.path.realpath(file) in known]
     if shared:
         raise UserError(
             f"data.path={shared[0]}", f"is a training image too, and so are {len(shared) - 1} others of its split",
@@ -138,8 +138,19 @@ def _check_links(files: list[Path], train: list[Path]) -> None:
         )  # fmt: skip
 
 
-def left_out(listings: dict[str, Listing]) -> tuple[str, ...]:
-    """A note for the user on the files that were left out, if there are any."""
+def remarks(listings: dict[str, Listing]) -> tuple[str, ...]:
+    """Notes for the user: which files were left out, and which folders are trained on though they are called as other
+    splits are."""
+    train = listings["train"]
+    others = [train.root / part for part in PARTS[1:] if (train.root / "train").is_dir()]
+    told = [str(o) for o in others if o.is_dir() and any(str(f).startswith(f"{o}{os.sep}") for f in train.files)]
+    if told:
+        only = "only data.labels=folders, or the third column of a CSV, makes other splits"
+        return (*_left_out(listings), f"the images of {' and '.join(told)} are trained on, too; {only}")
+    return _left_out(listings)
+
+
+def _left_out(listings: dict[str, Listing]) -> tuple[str, ...]:
     counts: dict[str, int] = {}
     for listing in listings.values():
         for reason, count in listing.left_out.items():

@@ -3,9 +3,11 @@
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,9 +21,11 @@ from siamese.data.files import Kind, one_thread
 from siamese.data.images import ChainedImages, ImageBatch, ImageStore, rows
 from siamese.data.items import Items
 from siamese.errors import RunAborted, UserError
-from siamese.files import NO_ROOM, make_temp_dir, reserve
+from siamese.files import NO_ROOM, make_temp_dir, reserve, share
 from siamese.processors import cores
 from siamese.progress import over
+
+BLOCK = 4096  # images that wait for their turn to be packed
 
 
 class PackedImages(ImageStore):
@@ -142,7 +146,7 @@ class PackedFile:
         return self.opened
 
     def _read(self) -> tuple[Tensor, Tensor, dict[str, str]]:
-        pixels = np.load(self.where / "x.npy", mmap_mode="c")
+        pixels = np.load(self.where / "x.npy", mmap_mode="r")  # "c" may not be larger than the memory
         aspect_ratios = np.load(self.where / "aspects.npy")
         meta = json.loads((self.where / "meta.json").read_text(encoding="utf-8"))
         count, errors = len(self.items), {str(int(i)): str(reason) for i, reason in meta["errors"].items()}
@@ -152,7 +156,9 @@ class PackedFile:
             raise ValueError(f"is of {aspect_ratios.shape} images")
         if meta["digest"] != _sampled(pixels, aspect_ratios):
             raise ValueError("its content has changed")
-        return torch.from_numpy(pixels), torch.from_numpy(aspect_ratios), errors
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writ")  # nothing writes into images
+            return torch.from_numpy(pixels), torch.from_numpy(aspect_ratios), errors
 
     def _build(self) -> None:
         temporary = make_temp_dir(self.where)
@@ -172,7 +178,9 @@ class PackedFile:
                     errors[i] = str(reason)
 
             with one_thread(), ThreadPoolExecutor(cores()) as pool:  # decoding releases Python's lock
-                for _ in over(pool.map(one, range(count)), count, "packing", "images"):
+                blocks = (range(first, min(first + BLOCK, count)) for first in range(0, count, BLOCK))
+                done = itertools.chain.from_iterable(pool.map(one, block) for block in blocks)
+                for _ in over(done, count, "packing", "images"):
                     if errors and self.on_error == "stop":
                         pool.shutdown(cancel_futures=True)
                         break
@@ -190,11 +198,13 @@ class PackedFile:
                     "check that they are images",
                 )  # fmt: skip
             for i in errors:  # as `ImageFiles.read` does
-                pixels[i] = pixels[(i + int(np.argmax(np.roll(readable, -i)))) % count]
+                other = (i + int(np.argmax(np.roll(readable, -i)))) % count
+                pixels[i], aspect_ratios[i] = pixels[other], aspect_ratios[other]
             pixels.flush()
             np.save(temporary / "aspects.npy", aspect_ratios)
             meta = {"errors": {str(i): errors[i] for i in sorted(errors)}, "digest": _sampled(pixels, aspect_ratios)}
             (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+            share(temporary)
             os.rename(temporary, self.where)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -17,7 +17,7 @@ from siamese.data.containers import Source, share_classes
 from siamese.data.dataset import DataSet, Split, SplitSettings
 from siamese.data.encoded import folder_listings, hf_sources, imagenet_folders, webdataset_sources
 from siamese.data.files import ImageFiles, check_kind, kind_of
-from siamese.data.folders import existing, left_out
+from siamese.data.folders import existing, remarks
 from siamese.data.images import ImageStore, TensorImages
 from siamese.data.items import Contents, Files, Items
 from siamese.data.labels import stratified
@@ -125,7 +125,7 @@ def folder(
         name, {part: Files(one.files) for part, one in listings.items()}, listings,
         {part: f"data.path={one.root}" for part, one in listings.items()},
         None if packed is None else _packing_folder(packed), size, on_error, channels, max_pixels,
-        classes=train.classes, notes=left_out(listings), **split,
+        classes=train.classes, notes=remarks(listings), **split,
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def supervised_row(cfg: DictConfig, trained: DictConfig, data: DataSet | None) -
         "ckpt_sha256": digest_of_file(expand_path(file, "eval.supervised")),
         "recipe": recipe_digest(to_dict(own)),
         "backbone": own.backbone.name,
-        "epochs": own.epochs,
+        "epochs": reading.epochs_of(state, own.epochs),
         "seed": own.seed,
     }
     return Row("supervised", network, own), about

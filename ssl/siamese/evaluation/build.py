@@ -25,6 +25,7 @@ from siamese.evaluation.cache import FeatureCache
 from siamese.evaluation.customary import customary
 from siamese.evaluation.protocols import Protocol
 from siamese.evaluation.several_labels import check_protocols
+from siamese.files import digest_of_file
 from siamese.output import console
 from siamese.paths import expand_path
 from siamese.schema import check_eval
@@ -38,7 +39,7 @@ class Plan:
 
     Args:
         cfg: conf/eval_linear.yaml.
-        file: the checkpoint; `state` is its content.
+        file: the checkpoint; `state` is its content, `sha256` its digest when it was read.
         trained: the config of the pretraining.
         judged: the config by which the features are judged.
         kind: the file's format.
@@ -50,6 +51,7 @@ class Plan:
 
     cfg: DictConfig
     file: Path
+    sha256: str
     state: Any
     trained: DictConfig
     judged: DictConfig
@@ -102,13 +104,14 @@ def check(cfg: DictConfig, overrides: Sequence[str] | None = None) -> Plan:
     settings.check_used(overrides, cfg, list(protocols))
     if OmegaConf.is_missing(cfg, "ckpt") or cfg.ckpt is None:
         raise UserError("ckpt=", "no checkpoint was given", "give ckpt=outputs/…/checkpoints/last.ckpt")
-    state = reading.read(cfg.ckpt)
+    state, file = reading.read(cfg.ckpt), expand_path(cfg.ckpt, "ckpt")
+    sha256 = digest_of_file(file)
     trained, judged, kind = settings.pretraining(cfg, state)
     protocols = settings.as_trained(protocols, trained)
     device = settings.resolve_device(cfg.device)
     folder = run_dir.resolve_run_dir(cfg, f"outputs/eval_linear/{judged.data.name}/{trained.method.name}")
     run_dir.check(folder, resume=None, overwrite=cfg.overwrite)
-    return Plan(cfg, expand_path(cfg.ckpt, "ckpt"), state, trained, judged, kind, protocols, device, folder, watch)
+    return Plan(cfg, file, sha256, state, trained, judged, kind, protocols, device, folder, watch)
 
 
 def build(plan: Plan) -> Evaluation:

@@ -62,7 +62,7 @@ class FeatureCache:
             ],
             "crops": "files" if batches.cutter is not None else "store",
             "dtype": "float16" if large else "float32",
-            "layout": 4,
+            "layout": 5,
         }
         name = hashlib.blake2b(json.dumps(described).encode(), digest_size=16).hexdigest()
         where = self.folder / name
@@ -135,9 +135,20 @@ class FeatureCache:
         return Features(torch.from_numpy(np.array(x)).to(device), y.to(device))
 
 
+def structure(network: nn.Module) -> str:
+    """The modules with their plain attributes, such as the number of heads and the kind of pooling, which neither
+    their names nor the tensors tell."""
+    plain = (bool, int, float, str, tuple, type(None))
+    attributes = [
+        (name, sorted((k, repr(v)) for k, v in vars(module).items() if isinstance(v, plain) and k != "training"))
+        for name, module in network.named_modules()
+    ]
+    return f"{network!r}{attributes}"
+
+
 def digest_of_network(network: nn.Module) -> str:
     """A digest of the structure and of every tensor of the state."""
-    digest = hashlib.blake2b(repr(network).encode(), digest_size=16)
+    digest = hashlib.blake2b(structure(network).encode(), digest_size=16)
     for name, tensor in network.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

@@ -90,6 +90,9 @@ def _check_settings(folders: Sequence[str], runs: list[dict[str, Any]]) -> None:
         about = {("protocol", p): _comparable(found.get("settings")) for p, found in one.get("protocols", {}).items()}
         for what in ("split", "images", "classes"):
             about |= {(f"{what} of", d): found.get(what) for d, found in one["results"].items()}
+        for d, found in one["results"].items():  # mean and std may be each seed's own
+            seen_as = {key: (found.get("view") or {}).get(key) for key in ("size", "center", "interpolation")}
+            about[f"view of {d} by {_name(one)}", f"({one.get('recipe')})"] = seen_as
         for key, value in about.items():
             before, where = seen.setdefault(key, (value, folder))
             if before != value:

@@ -7,7 +7,7 @@
 | schema | 2 |
 | ckpt, ckpt_sha256, format | the checkpoint, and whose layout it has |
 | recipe | a digest of the pretraining's config, equal if only the seed differs; of the file for a third-party one |
-| method, backbone, epochs, seed | of the pretraining; epochs is null for a third-party file |
+| method, backbone, epochs, seed | of the pretraining, as far as it went; epochs is null for a third-party file |
 | data | the data set that is judged first: the pretraining's unless `data=` chooses another |
 | protocols | for each protocol a description and its settings |
 | supervised | of `eval.supervised`: ckpt, ckpt_sha256, recipe, backbone, epochs, seed; or null |
@@ -32,6 +32,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from siamese import factory, run_dir
+from siamese.checkpoints import reading
 from siamese.config import to_dict
 from siamese.data import DataSet
 from siamese.data.duplicates import named_pairs, shared
@@ -42,7 +43,7 @@ from siamese.evaluation.published import published_figures
 from siamese.evaluation.several_labels import takes_one_label
 from siamese.evaluation.tables import table
 from siamese.evaluation.target import SPLITS, EvalTarget
-from siamese.files import digest_of_file, write_json
+from siamese.files import write_json
 from siamese.output import print_table
 from siamese.pages.evaluations import add_to_report, read_evaluation
 from siamese.progress import within
@@ -203,7 +204,7 @@ def _views(cfg: DictConfig, trained: DictConfig) -> Any:
 def _results(evaluation: Evaluation, results: dict[str, Any]) -> dict[str, Any]:
     """The content of results.json."""
     plan, trained = evaluation.plan, evaluation.plan.trained
-    name, sha256 = trained.method.name, digest_of_file(evaluation.plan.file)
+    name, sha256 = trained.method.name, plan.sha256
     first = results[plan.judged.data.name]["rows"]
     ran = {protocol for one in results.values() for figures in one["rows"].values() for protocol in figures}
     return {
@@ -214,7 +215,7 @@ def _results(evaluation: Evaluation, results: dict[str, Any]) -> dict[str, Any]:
         "format": plan.kind,
         "method": name,
         "backbone": plan.judged.backbone.name,
-        "epochs": trained.epochs if plan.ours else None,
+        "epochs": reading.epochs_of(plan.state, trained.epochs) if plan.ours else None,
         "seed": trained.seed,
         "data": plan.judged.data.name,
         "supervised": evaluation.supervised,

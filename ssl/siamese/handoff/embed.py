@@ -237,7 +237,8 @@ def _write(job: Job, features: np.ndarray, kept: np.ndarray, skipped: list[str])
         "versions": versions(), "command": command_line(),
     }  # fmt: skip
     made = job.work / "made"
-    made.mkdir(exist_ok=True)
+    shutil.rmtree(made, ignore_errors=True)  # of an earlier command
+    made.mkdir()
     unfinished = made / out.name  # everything is written whole before anything is put into its place
     tables.write_table(unfinished, out.suffix, features, kept, job.rows.each(), about)
     if out.suffix == ".npy":

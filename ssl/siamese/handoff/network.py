@@ -16,6 +16,7 @@ from siamese.config import to_dict
 from siamese.environment import channels_last
 from siamese.errors import UserError
 from siamese.evaluation import settings
+from siamese.evaluation.cache import structure
 from siamese.evaluation.customary import IMAGENET
 from siamese.files import digest_of_file
 from siamese.paths import expand_path
@@ -35,6 +36,7 @@ class Source:
         trained, judged: configs of the training and of what is asked for now; see `settings.pretraining`.
         state: content of the file, None for timm.
         given: settings of the command line.
+        sha256: of the file when it was read, None for timm.
     """
 
     ckpt: str
@@ -43,6 +45,7 @@ class Source:
     judged: DictConfig
     state: Any
     given: settings.Given
+    sha256: str | None = None
 
     @property
     def ours(self) -> bool:
@@ -52,11 +55,12 @@ class Source:
     def about(self) -> dict[str, Any]:
         """What is known of the training, for cards and reports."""
         out = {"ckpt": self.ckpt, "format": self.kind, "backbone": self.judged.backbone.name}
-        if self.state is not None:
-            out["ckpt_sha256"] = digest_of_file(expand_path(self.ckpt, "ckpt"))
+        if self.sha256 is not None:
+            out["ckpt_sha256"] = self.sha256
         if self.ours:
             t = self.trained
-            out |= {"method": t.method.name, "data": t.data.name, "epochs": t.epochs, "seed": t.seed,
+            done = reading.epochs_of(self.state, t.epochs)
+            out |= {"method": t.method.name, "data": t.data.name, "epochs": done, "seed": t.seed,
                     "batch_size": t.batch_size, "recipe": recipe_digest(to_dict(t))}  # fmt: skip
         return out
 
@@ -86,8 +90,9 @@ class Trained:
 
 
 def read(
-    ckpt: str | None, foreign: Sequence[str] = (), trust: bool = False, data: Mapping[str, Any] | None = None
-) -> Source:
+    ckpt: str | None, foreign: Sequence[str] = (), trust: bool = False, data: Mapping[str, Any] | None = None,
+    images: str | None = None,
+) -> Source:  # fmt: skip
     """Read a checkpoint, ours or a third party's, or name a model of timm.
 
     Args:
@@ -95,6 +100,7 @@ def read(
         foreign: settings of train.py's groups data, backbone and augment, as on the command line.
         trust: see `settings.trusted_config`.
         data: keys of the evaluation's own `data`, None values left out; see `settings.update_data`.
+        images: the option of `data` whose view a third party's network takes, if none is given; None is train.py's.
 
     Raises:
         UserError: it is missing, of something else, or the settings do not fit it.
@@ -110,8 +116,11 @@ def read(
         settings.update_data(judged, cfg)
         return Source(str(ckpt), "timm's weights", judged, judged, None, given)
     state = reading.read(ckpt)
+    sha256 = digest_of_file(expand_path(ckpt, "ckpt"))
+    if images is not None and foreign and not given.chooses("data") and not reading.is_ours(state):
+        cfg.foreign = [f"data={images}", *foreign]
     trained, judged, kind = settings.pretraining(cfg, state)
-    return Source(str(ckpt), kind, trained, judged, state, given)
+    return Source(str(ckpt), kind, trained, judged, state, given, sha256)
 
 
 def of_timm(ckpt: str, given: settings.Given) -> DictConfig:
@@ -192,8 +201,8 @@ def without_images(cfg: DictConfig, ckpt: str) -> DictConfig:
 
 
 def digest(trained: Trained) -> str:
-    """Sixteen hexadecimal digits of weights and view."""
-    found = hashlib.blake2b(digest_size=8)
+    """Sixteen hexadecimal digits of network, weights and view."""
+    found = hashlib.blake2b(structure(trained.backbone).encode(), digest_size=8)
     for name, tensor in sorted(trained.backbone.state_dict().items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         plain = tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()

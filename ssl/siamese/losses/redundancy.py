@@ -34,7 +34,8 @@ def vicreg(
 ) -> Tensor:
     """The loss of VICReg (arXiv:2105.04906, equation 6 and algorithm 1); variance and covariance over the joint batch.
 
-    lightly's VICRegLoss waits for the device (a boolean mask), and takes half of the variance term.
+    The official code and lightly take half of the variance term. lightly's VICRegLoss waits for the device (a boolean
+    mask).
 
     Args:
         z1, z2: (N, D) projections of the two views.

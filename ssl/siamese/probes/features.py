@@ -72,7 +72,7 @@ class ConcatRows:
     """Rows (N, D) of several tensors of one width, one after the other, without a copy."""
 
     def __init__(self, parts: Sequence[Tensor]):
-        self.parts = [p.half() for p in parts]  # a small part may be float32 in memory
+        self.parts = [p.cpu().half() for p in parts]  # a small part may be float32 in memory, also a GPU's
         self.ends = torch.tensor([len(p) for p in parts]).cumsum(0)
         self.shape = int(self.ends[-1]), parts[0].shape[1]
         self.dtype, self.device = torch.float16, torch.device("cpu")
@@ -85,7 +85,7 @@ class ConcatRows:
         part = torch.searchsorted(self.ends, index, right=True)
         for i, x in enumerate(self.parts):
             here = part == i
-            out[here] = x.index_select(0, index[here] - (self.ends[i] - len(x))).cpu()
+            out[here] = x.index_select(0, index[here] - (self.ends[i] - len(x)))
         return out
 
     def index_select(self, dim: int, index: Tensor) -> Tensor:

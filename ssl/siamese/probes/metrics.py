@@ -93,7 +93,8 @@ def alignment(views: Tensor) -> float:
 
 def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> float:
     """LiDAR (arXiv:2312.04000, section 4): effective rank of linear discriminant analysis in which every image
-    is a class and its views are the samples; views (N, Q, D), between 1 and min(N - 1, D).
+    is a class and its views are the samples; views (N, Q, D), between 1 and min(N - 1, D); NaN where they are not
+    finite or vary too much within images.
 
     Args:
         delta: added to the diagonal of the within-class covariance.
@@ -107,7 +108,10 @@ def lidar(views: Tensor, delta: float = 1e-4, eps: float = 1e-7) -> float:
     sigma_w = within.T @ within / (n * (q - 1)) + delta * torch.eye(d, dtype=e.dtype, device=e.device)
     between = (means - means.mean(0)) / (n - 1) ** 0.5
     # The eigenvalues of sigma_w^-1/2 sigma_b sigma_w^-1/2 are the squared singular values of L^-1 between^T.
-    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(sigma_w), between.T, upper=False)
+    factor, problem = torch.linalg.cholesky_ex(sigma_w)
+    if problem:  # the spread within images is so large that delta is lost in rounding
+        return float("nan")
+    whitened = torch.linalg.solve_triangular(factor, between.T, upper=False)
     values = spectrum(whitened)
     p = values / values.sum() + eps
     return torch.exp(-(p * p.log()).sum()).item()

@@ -56,9 +56,10 @@ def multilabel_knn_grid(bank: Features, queries: Features, ks: Sequence[int], te
             y = targets[near].float()
             # exp((s - s_max) / T) gives the same shares and cannot overflow.
             weights = [((s - s[:, :1]) / temperature).exp().unsqueeze(1) for temperature in temperatures]
-            shares = [
-                torch.stack([(w[..., :k] @ y[:, :k]).squeeze(1) / w[..., :k].sum(2) for w in weights]) for k in ks
-            ]
+            with full_float32():
+                shares = [
+                    torch.stack([(w[..., :k] @ y[:, :k]).squeeze(1) / w[..., :k].sum(2) for w in weights]) for k in ks
+                ]
             out.append(torch.stack(shares))
     return torch.cat(out, 2)
 

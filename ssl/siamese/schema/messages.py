@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from siamese.errors import UserError
-from siamese.options import is_group, options
+from siamese.options import is_group, options, roots
 from siamese.schema.groups import TRAINER_OWN
 from siamese.schema.saved import RENAMED
 
@@ -84,11 +84,24 @@ def _unknown_option(group: str, option: str, text: str, arguments: Sequence[str]
     return UserError(f"{group}={option}", "no such option", remedy)
 
 
+def _is_swept(group: str, arguments: Sequence[str]) -> bool:
+    return any(re.match(rf"{re.escape(group)}=[\w/]+,", a) for a in arguments)
+
+
+def _has_some_option(group: str, key: str) -> bool:
+    """Whether a key of this name stands in the file of any option of the group."""
+    files = (file for root in roots() for file in (root / group).rglob("*.yaml"))
+    return any(re.search(rf"^\s*{re.escape(key)}:", file.read_text(encoding="utf-8"), re.MULTILINE) for file in files)
+
+
 def _unknown_key(key: str, arguments: Sequence[str], keys: Sequence[str]) -> UserError:
     given = next((a for a in arguments if a.lstrip("+~").split("=")[0] == key), key)
     if key.removeprefix("trainer.") in TRAINER_OWN:
         return UserError(given, "the run sets it itself", f"use {TRAINER_OWN[key.removeprefix('trainer.')]}")
     root = key.split(".")[0]
+    if _is_swept(root, arguments) and _has_some_option(root, key.rpartition(".")[2]):
+        problem = f"is no key of the default option of {root}=, which is swept"  # Hydra looks at that one alone
+        return UserError(given, problem, f"write ++{key}=…")
     if RENAMED.get(root) in keys:
         return UserError(given, f"{root} was renamed", f"use {RENAMED[root]}{key.removeprefix(root)}=")
     if "/" in key and is_group(key):

@@ -2,18 +2,21 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from siamese import output
 from siamese.errors import RunAborted, UserError
 from siamese.paths import expand_path
 from siamese.sweep import closing
+from siamese.sweep.folder import FILE
 from siamese.sweep.gather import outcomes
 
 USAGE = "python -m siamese.sweep FOLDER [FOLDER …] [out=FOLDER]"
 
 
 def again(words: Sequence[str]) -> int:
-    """Print the table of the runs in some folders; write sweep.csv, trials.csv and sweep.html.
+    """Print the table of the runs in some folders; write sweep.csv, trials.csv and sweep.html; of a sweep, or of
+    several with `out=`, also the best setting as an experiment.
 
     Args:
         words: folders of sweeps or of runs, and `out=FOLDER` for the files; by default the one folder, of several
@@ -35,7 +38,8 @@ def again(words: Sequence[str]) -> int:
         raise UserError(f"out={target}", "is a file", "give a folder")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        return closing.show(found, target)
+        of_sweeps = all(o.run_dir is None or (Path(o.run_dir).parent / FILE).is_file() for o in found)
+        return closing.show(found, target, of_sweeps and (len(given) == 1 or bool(outs)))
     except (OSError, RunAborted) as error:
         raise UserError(
             f"out={target}", f"cannot be written to ({error})", "give another folder by out=FOLDER"

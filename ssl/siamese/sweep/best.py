@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import QuotedString
 from siamese.config import quoted
 from siamese.files import write
 from siamese.options import is_group, own_conf, roots
+from siamese.sweep.gather import MATTERS
 
 # Where and how a trial ran; kept where the trials differ in it.
 PLACES = ("run_dir", "trainer", "logger", "callbacks", "report", "compile", "resume", "overwrite", "seed")
@@ -25,6 +26,7 @@ def experiment(settings: Mapping[str, str], told: str, kept: Collection[str] = (
         told: a line about their origin.
         kept: keys that stay although they are of `PLACES`.
     """
+    kept = (*kept, *MATTERS)
     chosen = {k: v for k, v in settings.items() if k in kept or k.split(".")[0] not in PLACES}
     space = chosen.pop("sweep", None)
     groups = _groups_of_space(space) if space else {}

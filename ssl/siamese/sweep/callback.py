@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from siamese.config import optuna, quoted
 from siamese.errors import RunAborted, UserError
@@ -47,6 +48,9 @@ def _or_end(work: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OmegaConfBaseException as error:
+        print(f"error: {str(error).splitlines()[0]}; correct the setting", file=sys.stderr)
+        sys.exit(2)
     except (RunAborted, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -63,7 +67,11 @@ def _start(config: DictConfig) -> None:
     if share.searches(config):
         optuna()  # before Hydra's sweeper imports it with its warnings
     folder = choose(config)
-    count = share.deal(config, folder.at_a_time)
+    try:
+        count = share.deal(config, folder.at_a_time)
+    except UserError:
+        folder.undo()
+        raise
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweep.dir = str(folder.path)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(folder.path))}")
@@ -72,6 +80,8 @@ def _start(config: DictConfig) -> None:
     told = f", {count} at a time" if count > 1 else ""
     what = f"continues, {done} are done" if folder.continued else "starts"
     print(f"sweep: {folder.trials} trials{told} in {folder.path}; it {what}", flush=True)
+    if folder.outdated is not None:
+        print(f"{folder.outdated} is left as it is: conf/ or the installed version has changed since", flush=True)
     _current = folder, count
 
 

@@ -12,11 +12,12 @@ from siamese.sweep.outcome import Outcome
 CSV, HTML = ("sweep.csv", "trials.csv"), "sweep.html"
 
 
-def show(outcomes: Sequence[Outcome], folder: Path) -> int:
+def show(outcomes: Sequence[Outcome], folder: Path, as_experiment: bool = True) -> int:
     """Print the table; write sweep.csv, trials.csv, sweep.html and the best setting as an experiment.
 
     Args:
         folder: where the files go.
+        as_experiment: write the best setting; of single runs the settings that they share are not known.
 
     Returns:
         The number of failed trials.
@@ -38,9 +39,10 @@ def show(outcomes: Sequence[Outcome], folder: Path) -> int:
     write(folder / HTML, page.sweep_page(found, common, outcomes, folder))
     top = found[0]
     if len(found) > 1 and math.isfinite(top.value):
-        told = f"the best of {len(found)} settings of a sweep"
-        command = best.write_best(folder, {**common, **top.settings}, told, top.settings)
         out.print(f"best: {top.name}", soft_wrap=True)
-        out.print(f"train it: {command}", soft_wrap=True)
+        if as_experiment:
+            told = f"the best of {len(found)} settings of a sweep"
+            command = best.write_best(folder, {**common, **top.settings}, told, top.settings)
+            out.print(f"train it: {command}", soft_wrap=True)
     out.print(f"sweep: {folder / HTML}, {', '.join(CSV)}", soft_wrap=True)
     return len(failed)

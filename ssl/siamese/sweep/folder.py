@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from omegaconf import DictConfig, OmegaConf
 
 from siamese.errors import UserError
 from siamese.files import FolderLock, write_json
+from siamese.options import is_group, roots
 from siamese.paths import expand_path
 from siamese.sweep.outcome import UNNAMED, key
 from siamese.sweep.share import trials
@@ -21,6 +26,7 @@ FILE = "sweep.json"
 DEFAULT = Path("outputs/sweeps")  # of hydra.sweep.dir in conf/train.yaml
 WRITTEN = ("sweep.csv", "trials.csv", "sweep.html", "conf/experiment/best.yaml", "multirun.yaml",
            "optimization_results.yaml")  # fmt: skip
+REPLACED = ".replaced"  # folder of what overwrite=true replaces, until the first trial begins
 FREE = ("hydra.sweeper.n_trials", "hydra.sweeper.max_batch_size")  # a search may be prolonged
 REMEDY = "add overwrite=true, or choose another folder"
 
@@ -37,6 +43,7 @@ class SweepFolder:
         continued: whether it holds trials of an earlier start.
         at_a_time: trials that the earlier start had side by side; None for a new sweep. A search must keep it, because
             what it proposes depends on which trials have ended.
+        outdated: the newest unfinished sweep of the same command, if conf/ or the version was another then.
     """
 
     path: Path
@@ -45,6 +52,7 @@ class SweepFolder:
     trials: int
     continued: bool
     at_a_time: int | None
+    outdated: Path | None = None
 
     def write(self, at_a_time: int, finished: bool) -> None:
         """Record what the sweep is."""
@@ -52,8 +60,16 @@ class SweepFolder:
         write_json(self.path / FILE, told)
 
     def undo(self) -> None:
-        """Remove what the start of a sweep without any trial has written, and release the folder."""
-        if not _holds_trials(self.path):
+        """Remove what the start of a sweep without any trial has written, put back what it was to replace, and release
+        the folder."""
+        aside = self.path / REPLACED
+        if aside.is_dir():
+            _clear(self.path)
+            for file in [f for f in aside.rglob("*") if f.is_file()]:
+                (self.path / file.relative_to(aside)).parent.mkdir(parents=True, exist_ok=True)
+                file.replace(self.path / file.relative_to(aside))
+            forget_replaced(self.path)
+        elif not _holds_trials(self.path):
             _clear(self.path)
             (self.path / FILE).unlink(missing_ok=True)
             shutil.rmtree(self.path / "trials", ignore_errors=True)
@@ -66,11 +82,27 @@ def identity(config: DictConfig) -> dict[str, Any]:
     hydra = [o for o in config.hydra.overrides.hydra if key(o).startswith("hydra/sweeper") or
              (key(o).startswith("hydra.sweeper.") and key(o) not in FREE)]  # fmt: skip
     shared = {k: v for k, v in OmegaConf.to_container(config).items() if k not in ("hydra", *UNNAMED)}  # type: ignore[union-attr]
+    options = _swept_options(config.hydra.overrides.task)  # of which `config` has the default one alone
+    content = [shared, options] if options else shared
     return {
         "overrides": [o for o in config.hydra.overrides.task if key(o) not in UNNAMED],
         "sweeper": hydra,
-        "config": hashlib.sha256(json.dumps(shared, default=str).encode()).hexdigest()[:16],
+        "config": hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16],
     }
+
+
+def _swept_options(overrides: Sequence[str]) -> dict[str, str]:
+    """Option -> content of its file, for the options that the trials choose among."""
+    found: dict[str, str] = {}
+    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None  # for globs
+    for parsed in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
+        group = parsed.get_key_element()
+        known = loader is not None or not isinstance(parsed.value(), Glob)
+        if parsed.is_sweep_override() and parsed.is_discrete_sweep() and is_group(group) and known:
+            names = {f"{group}/{name}.yaml" for name in parsed.sweep_string_iterator()}
+            files = [root / name for name in names for root in roots()]
+            found |= {str(file): file.read_text(encoding="utf-8") for file in sorted(files) if file.is_file()}
+    return {str(Path(*Path(file).parts[-3:])): text for file, text in found.items()}
 
 
 def choose(config: DictConfig) -> SweepFolder:
@@ -81,10 +113,15 @@ def choose(config: DictConfig) -> SweepFolder:
         UserError: it holds another sweep or other files, or another process is at work in it.
     """
     path, setting = _named(config)
+    outdated = None
     if path is None:
         for file in sorted(DEFAULT.glob(f"*/{FILE}"), reverse=True):
             found = _read(file)
-            if found is None or not _same(found, config) or (found["finished"] and found["trials"] >= trials(config)):
+            if found is None or (found["finished"] and found["trials"] >= trials(config)):
+                continue
+            if not _same(found, config):
+                if outdated is None and not found["finished"] and _same_command(found, identity(config)):
+                    outdated = file.parent
                 continue
             try:
                 lock = FolderLock(file.parent, str(file.parent))
@@ -103,10 +140,10 @@ def choose(config: DictConfig) -> SweepFolder:
     lock = FolderLock(path, setting)
     found = _read(path / FILE)
     if found is not None and (config.overwrite or not _same(found, config)):
-        _clear(path)
+        _set_aside(path)
         found = None
     known = None if found is None else found["at_a_time"]
-    return SweepFolder(path, lock, identity(config), trials(config), found is not None, known)
+    return SweepFolder(path, lock, identity(config), trials(config), found is not None, known, outdated)
 
 
 def _named(config: DictConfig) -> tuple[Path | None, str]:
@@ -138,8 +175,7 @@ def _check(path: Path, config: DictConfig, setting: str) -> None:
     if found is None:
         what = "already holds a run" if (path / "config.yaml").exists() else "holds other files"
         raise UserError(setting, what, "choose another folder")
-    now = identity(config)
-    if all(found[name] == now[name] for name in ("overrides", "sweeper")):
+    if _same_command(found, identity(config)):
         raise UserError(setting, "holds this sweep, but conf/ or the installed version has changed since", REMEDY)
     before = " ".join([*found["sweeper"], *found["overrides"]]) or "defaults"
     raise UserError(setting, f"holds another sweep ({before})", REMEDY)
@@ -151,6 +187,10 @@ def _holds_trials(path: Path) -> bool:
 
 def _same(found: dict[str, Any], config: DictConfig) -> bool:
     return all(found.get(name) == value for name, value in identity(config).items())
+
+
+def _same_command(found: dict[str, Any], now: dict[str, Any]) -> bool:
+    return all(found[name] == now[name] for name in ("overrides", "sweeper"))
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -168,8 +208,27 @@ def _texts(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(v, str) for v in value)
 
 
+def _written(path: Path) -> list[Path]:
+    """What a sweep has written beside its runs, which each trial overwrites itself, without sweep.json."""
+    found = [*(path / name for name in WRITTEN), *(path / "trials").glob("[0-9]*.*")]
+    return [file for file in found if file.is_file()]
+
+
 def _clear(path: Path) -> None:
-    """Remove what an earlier sweep wrote beside its runs, which each trial overwrites itself. sweep.json stays until it
-    is written anew."""
-    for file in [*(path / name for name in WRITTEN), *(path / "trials").glob("[0-9]*.*")]:
+    for file in _written(path):
         file.unlink(missing_ok=True)
+
+
+def _set_aside(path: Path) -> None:
+    """Move what an earlier sweep wrote to where `undo` finds it: Hydra reads the settings of the trials later, and a
+    mistake in them must cost nothing. sweep.json stays until it is written anew."""
+    files = [*_written(path), *([path / FILE] if (path / FILE).is_file() else [])]
+    for file in files:
+        target = path / REPLACED / file.relative_to(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copy2 if file.name == FILE else os.replace)(file, target)
+
+
+def forget_replaced(path: Path) -> None:
+    """Remove what `overwrite=true` replaces; called when a trial begins."""
+    shutil.rmtree(path / REPLACED, ignore_errors=True)

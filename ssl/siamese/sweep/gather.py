@@ -18,6 +18,8 @@ DEPTH = 4  # of runs below a folder
 PLACES = ("mode", "run_dir", "resume", "overwrite", "report", "compile", "deterministic", "logger", "callbacks",
           "checkpoint", "monitor", "trainer", "probe", "seed", "on_nonfinite", "on_collapse", "augment_scale",
           "augment_recipe")  # fmt: skip
+MATTERS = ("trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip_val",
+           "trainer.gradient_clip_algorithm")  # fmt: skip
 NAMED = {"method": "method.name", "data": "data.name", "backbone": "backbone.name"}
 Config = dict[str, Any]
 
@@ -106,7 +108,7 @@ def _described(configs: Mapping[Path, Config]) -> dict[Path, list[str]]:
     for run, values in flat.items():
         alike = [flat[other] for other, kind in kinds.items() if kind == kinds[run]]
         keys = sorted({k for one in alike for k in one if any(one.get(k) != other.get(k) for other in alike)})
-        own = [k for k in keys if k.split(".")[0] not in PLACES and not k.startswith("data.path")]
+        own = [k for k in keys if k in MATTERS or (k.split(".")[0] not in PLACES and not k.startswith("data.path"))]
         told = [f"{group}={value}" for group, value in zip(NAMED, kinds[run], strict=True)]
         out[run] = [*told, *(f"{k}={values.get(k, '-')}" for k in own), f"seed={values.get('seed')}"]
     return out

@@ -17,6 +17,7 @@ from siamese.processors import cores, gpus
 from siamese.sweep.outcome import key
 
 AT_A_TIME = "SIAMESE_TRIALS_AT_A_TIME"  # tells the processes of the trials
+GPUS = "SIAMESE_GPUS"  # those of the sweep: submitit hides all of them from a job that asks for none
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # torch and the C++ views follow the first
 N_JOBS = 2  # default of Optuna's sweeper
 DAYS_30 = 30 * 24 * 60  # in minutes; submitit's own limit of one hour would end a local trial
@@ -120,6 +121,9 @@ def deal(config: DictConfig, wanted: int | None) -> int:
         if kind == "local":
             _set(config, "hydra.launcher.timeout_min", DAYS_30, told)
     os.environ.pop(AT_A_TIME, None)
+    os.environ.pop(GPUS, None)
+    if kind in ("joblib", "local"):
+        os.environ[GPUS] = ",".join(gpus())
     if kind in ("joblib", "local") and count > 1:
         os.environ[AT_A_TIME] = str(count)
         share = str(max(1, cores() // count))
@@ -173,6 +177,7 @@ def side_by_side() -> int:
 
 def take_gpu(folder: Path) -> None:
     """Give this process a GPU of its own, if trials run side by side on GPUs; a process keeps it for all its trials.
+    A trial alone sees all of the sweep's.
 
     Args:
         folder: of the sweep; holds a lock file for each slot, which the system releases when the process ends.
@@ -180,8 +185,13 @@ def take_gpu(folder: Path) -> None:
     Raises:
         UserError: other processes hold all of them.
     """
-    names, count = gpus(), side_by_side()
-    if _held or count < 2 or not names:
+    known = os.environ.get(GPUS)
+    names, count = gpus() if known is None else [name for name in known.split(",") if name], side_by_side()
+    if _held or not names:
+        return
+    if count < 2:
+        if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
         return
     (folder / "trials").mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + PATIENCE

@@ -20,6 +20,7 @@ from siamese.errors import RunAborted, UserError
 from siamese.files import in_use
 from siamese.paths import expand_path
 from siamese.sweep import share
+from siamese.sweep.folder import forget_replaced
 from siamese.sweep.outcome import Outcome, begin, begun, file_of, named, read, record, value_of
 
 PR_SET_PDEATHSIG = 1  # prctl.h of Linux
@@ -51,6 +52,7 @@ def carry_out(cfg: DictConfig, train: Train) -> float:
     if beside:
         _end_with_parent()
     run_dir = folder / f"{number:02d}"
+    forget_replaced(folder)
     if job is None or _is_first():
         _wait_for(run_dir, name, math.inf if kind in ("local", "slurm") else share.PATIENCE)
         done = _done(folder, number, overrides, cfg.overwrite)

@@ -179,13 +179,13 @@ def build(plan: Plan) -> Training:
     _prepare_networks(cfg, method, trainer, _work(cfg, untrained, views, micro_batch))
     views_note = views.prepare(cfg.epochs * steps * cfg.batch_size, trainer.strategy.root_device)
     loaders = factory.loader_config(cfg, trainer.strategy.root_device, data)
-    origin = "files" if loaders.cuts_files(split) else "store"
-    if point is not None:
-        check_crops(point, origin)
-    batches = steps * cfg.trainer.accumulate_grad_batches
+    origin, batches = "files" if loaders.cuts_files(split) else "store", steps * cfg.trainer.accumulate_grad_batches
     made = cast(Sequence[View], views.views)
     cutter = factory.random_crops(made, cfg.seed)
     loader = loaders.loader(split, micro_batch, shuffle=True, epoch_batches=batches, cutter=cutter)
+    if point is not None:
+        check_crops(point, origin)
+        loader.skipped |= point.skipped  # Lightning restores it in mid-epoch only
     probe = make_probe(cfg, data, loaders, made)
     run_id = (point and point.meta.get("run_id")) or uuid.uuid4().hex[:8]
     meta = {"config": to_dict(cfg), "num_classes": data.num_classes, "run_id": run_id, "images": len(split),

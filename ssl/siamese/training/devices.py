@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from siamese.augment.operation import CompilerError
 from siamese.config import make
-from siamese.environment import cuda_has_bf16
+from siamese.environment import cpu_has_bf16, cuda_has_bf16
 from siamese.errors import UserError
 
 # Compiling the networks has taken 25 to 70 s on a GPU. Assumed, not measured: a compiled step is 3 ms shorter by its
@@ -52,7 +53,10 @@ def make_trainer(cfg: DictConfig, steps_per_epoch: int, sync_batchnorm: bool, pl
 def resolve_auto(cfg: DictConfig) -> DictConfig:
     """A copy of the config in which ``auto`` is replaced by its meaning on this device: precision (bf16 on GPUs that
     support it, else float32), and no torch.compile of the networks except on one GPU with Triton, where
-    `resolve_compile` decides."""
+    `resolve_compile` decides.
+
+    On CPUs float32 stays: oneDNN's threads wait for each other by spinning in bf16, so that a run comes almost to a
+    standstill where another process takes one of its cores (benchmarks/cpu_precision.py)."""
     cfg = cfg.copy()
     gpu = on_gpu(cfg)
     if cfg.compile == "auto":
@@ -82,6 +86,13 @@ def resolve_compile(cfg: DictConfig, steps_per_epoch: int, view_sizes: Sequence[
             f" ({steps:,} steps and {pixels:.1g} pixels in the run; compiled from {COMPILE_FROM_STEPS:,} steps or "
             f"{COMPILE_FROM_PIXELS:.0g} pixels)"
         )
+        if cfg.compile and on_gpu(cfg):
+            from siamese.augment import gpu  # imports Triton
+
+            try:
+                gpu.try_compiler(torch.device("cuda", torch.cuda.current_device()))
+            except CompilerError as error:
+                cfg.compile, why = False, f" ({error}; {error.remedy})"
     return cfg, f"networks {'' if cfg.compile else 'not '}compiled{why}"
 
 
@@ -92,6 +103,18 @@ def on_gpu(cfg: DictConfig) -> bool:
     )
 
 
+def precision_note(cfg: DictConfig) -> str:
+    """The precision, and what would be faster on this processor if it computes by several threads."""
+    faster = _in_float32_by_choice(cfg) and torch.get_num_threads() > 1
+    hint = " (bf16-mixed is faster on this processor while nothing else runs on its cores)" if faster else ""
+    return f"precision {cfg.trainer.precision}{hint}"
+
+
+def _in_float32_by_choice(cfg: DictConfig) -> bool:
+    """Whether a CPU that has bf16 computes in float32."""
+    return not on_gpu(cfg) and str(cfg.trainer.precision) == "32-true" and cpu_has_bf16()
+
+
 def what_shortens(cfg: DictConfig) -> str:
     """What a person could change so that the run takes less time."""
     ways = [
@@ -99,6 +122,8 @@ def what_shortens(cfg: DictConfig) -> str:
         f"smaller views (data.crop={cfg.data.crop})", "fewer images (data.train_images=)",
     ]  # fmt: skip
     if not on_gpu(cfg):
+        if _in_float32_by_choice(cfg):
+            ways.insert(0, "bf16 where nothing else runs on these cores (trainer.precision=bf16-mixed)")
         ways.insert(0, "a GPU (trainer=gpu)")
     elif cfg.trainer.devices == 1 and torch.cuda.device_count() > 1:
         ways.insert(0, "all GPUs (trainer=ddp)")
@@ -120,7 +145,14 @@ def check_devices(cfg: DictConfig) -> None:
         raise UserError(
             f"trainer.devices={devices}", f"this machine has {torch.cuda.device_count()} CUDA devices", "use fewer"
         )
-    if str(cfg.trainer.precision).startswith("16") and not on_gpu(cfg):
+    clips = cfg.trainer.get("gradient_clip_val")
+    half = str(cfg.trainer.precision).startswith("16")
+    if half and clips and cfg.optimizer.algorithm.get("fused"):
+        raise UserError(
+            f"trainer.gradient_clip_val={clips}", "in fp16 the gradients of a fused optimiser cannot be clipped",
+            "add optimizer.algorithm.fused=false, or use bf16-mixed",
+        )  # fmt: skip
+    if half and not on_gpu(cfg):
         raise UserError(f"trainer.precision={cfg.trainer.precision}", "fp16 needs a GPU", "use bf16-mixed or 32-true")
     if isinstance(devices, int) and devices < 1:
         raise UserError(f"trainer.devices={devices}", "at least one device is needed", "use trainer.devices=1")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from siamese import factory
 from siamese.augment import CleanView, View
 from siamese.data import DataSet, Loader, LoaderConfig, some_of
+from siamese.data.labels import stratified
 from siamese.data.loading import Batch
 from siamese.intervals import interval
 from siamese.probes import Features, LinearGrid, LinearResult, extract, knn_accuracy
@@ -94,10 +95,10 @@ def closing_figures(
 ) -> dict[str, float]:
     """kNN and linear top-1 on the validation split, and linear top-1 from each of `FEW` labels a class, if the smallest
     class has so many, as the mean over CHOICES choices with half the width of its 95 % interval; `knn_map` and
-    `linear_map`, macro mAP, where an image may have several labels. The linear head is chosen on every tenth sample of
-    the labelled training images, so that the validation split chooses nothing."""
+    `linear_map`, macro mAP, where an image may have several labels. The linear head is chosen on a tenth of the
+    labelled training images, so that the validation split chooses nothing."""
     train = features["train_labeled"]
-    tenth = torch.arange(len(train), device=train.x.device) % 10 == 0
+    tenth = _that_choose(train.y.cpu()).to(train.x.device)
     fit, select = train.subset((~tenth).nonzero().squeeze(1)), train.subset(tenth.nonzero().squeeze(1))
     if probe.multilabel:
         found = several.fit_and_score(fit, select, train, features["val"])
@@ -110,6 +111,19 @@ def closing_figures(
         found = interval(few_label_top1(train, features["val"], probe.num_classes, count, CHOICES))
         out |= {few_key(count): found["mean"], f"{few_key(count)}_interval95": found["interval95"]}
     return out
+
+
+def _that_choose(y: Tensor) -> Tensor:
+    """A mask (N,): every tenth sample, or a tenth of each class where the order would leave a class or most of them on
+    one side, as labels that cycle do."""
+    tenth = torch.arange(len(y)) % 10 == 0
+    if y.ndim == 1:
+        fit, select, classes = (len(part.unique()) for part in (y[~tenth], y[tenth], y))
+        if fit < classes or select < classes / 2:
+            each = stratified(y, 0.1, seed=0)
+            largest = int(y.bincount().max())
+            return each if each.any() or largest < 2 else stratified(y, 0.51 / largest, seed=0)
+    return tenth
 
 
 def few_key(count: int) -> str:

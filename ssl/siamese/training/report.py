@@ -17,6 +17,7 @@ from siamese.data.packed import PackedImages
 from siamese.environment import device_name
 from siamese.intervals import proportion_interval
 from siamese.probes import Features
+from siamese.training.devices import precision_note
 from siamese.training.probe import FEW, few_key
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def settings(training: "Training") -> dict[str, str]:
         "views": t.views_note,
         "training": f"{cfg.epochs} epochs of {t.method.steps_per_epoch} steps, "
         f"global batch {cfg.batch_size}, peak learning rate {t.plan.optimizer.peak_lr(cfg.batch_size):.4g}",
-        "device": f"{device_name(t.loaders.device)}, precision {cfg.trainer.precision}, {t.compile_note}",
+        "device": f"{device_name(t.loaders.device)}, {precision_note(cfg)}, {t.compile_note}",
         "run": str(t.plan.folder),
     }
 

@@ -18,6 +18,8 @@ from siamese.methods import Method
 from siamese.recipe import as_measured, changed_recipe
 from siamese.schema.saved import check_plain, upgraded
 
+Stamps = list[tuple[str, int, int, int]]
+
 
 @dataclass(frozen=True)
 class ResumePoint:
@@ -27,16 +29,24 @@ class ResumePoint:
         file: `last.ckpt` or `previous.ckpt`.
         state: its content.
         setting: how the run was asked to resume, for messages.
+        files: the checkpoints of the folder before it was read, as `stamps` gives them.
     """
 
     file: Path
     state: dict[str, Any]
     setting: str
+    files: Stamps
 
     @property
     def meta(self) -> dict[str, Any]:
         """What `SaveCheckpoints` adds to Lightning's state."""
         return self.state[KEY]  # type: ignore[no-any-return]
+
+    @property
+    def skipped(self) -> set[str]:
+        """Files of the training that could not be read."""
+        loader = self.state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]
+        return set(loader.get("skipped", ()))
 
 
 def find_resume_point(cfg: DictConfig, folder: Path) -> ResumePoint:
@@ -45,6 +55,7 @@ def find_resume_point(cfg: DictConfig, folder: Path) -> ResumePoint:
     Raises:
         UserError: no checkpoint can be read, the recipe has changed, or the run has finished.
     """
+    files = stamps(folder)
     file, state = reading.newest(folder / "checkpoints")
     setting = f"resume={str(cfg.resume).lower()} run_dir={cfg.run_dir}"
     before = state[KEY]["config"]
@@ -57,6 +68,7 @@ def find_resume_point(cfg: DictConfig, folder: Path) -> ResumePoint:
             raise TypeError(f"{done} epochs")
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(setting, f"{file} does not hold a training state ({error!r})", "start another run") from error
+    step = state.get("global_step")
     changed = changed_recipe(before, to_dict(as_measured(cfg, before)), in_mid_epoch)
     if changed:
         raise UserError(
@@ -68,13 +80,30 @@ def find_resume_point(cfg: DictConfig, folder: Path) -> ResumePoint:
         raise UserError(f"epochs={cfg.epochs}", f"{folder} has trained {done} epochs already", f"give {done} or more")
     # A run that was killed before its closing table resumes with that table.
     same_callbacks = upgraded(before).get("callbacks") == to_dict(cfg.callbacks)
-    if (done == cfg.epochs or same_callbacks) and run_dir.finished(folder, cfg.epochs):
+    if (done == cfg.epochs or same_callbacks) and run_dir.finished(folder, cfg.epochs, step):
         raise UserError(
             setting,
             f"the run has finished its {done} epochs",
             f"give more {'epochs=' if done == cfg.epochs else 'patience'}, or read {folder}/summary.json",
         )
-    return ResumePoint(file, state, setting)
+    return ResumePoint(file, state, setting, files)
+
+
+def stamps(folder: Path) -> Stamps:
+    """Name, number on the disk, time and size of each checkpoint of a run folder."""
+    found = [(folder / "checkpoints" / name) for name in ("last.ckpt", "previous.ckpt")]
+    about = [(file.name, file.stat()) for file in found if file.is_file()]
+    return [(name, s.st_ino, s.st_mtime_ns, s.st_size) for name, s in about]
+
+
+def check_untouched(folder: Path, point: ResumePoint | None) -> None:
+    """Refuse to go on where another process has saved since the resume point was read, or since there was none.
+
+    Raises:
+        UserError: it has.
+    """
+    if stamps(folder) != ([] if point is None else point.files):
+        raise UserError(f"run_dir={folder}", "another process has continued this run meanwhile", "start again")
 
 
 def check_images(point: ResumePoint, images: int, labels: str) -> None:

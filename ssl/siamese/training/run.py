@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
@@ -24,6 +25,7 @@ from siamese.training.build import Training
 from siamese.training.gallery import Gallery, make_gallery
 from siamese.training.loggers import CsvLog
 from siamese.training.probe import closing_figures
+from siamese.training.resume import check_untouched
 from siamese.training.signals import requeue
 
 
@@ -49,12 +51,15 @@ class Run:
         reset_peak_memory(t.loaders.device)
         self.lock = run_dir.RunDirLock(self.folder, cfg.resume, cfg.overwrite) if is_rank_zero() else None
         point = t.plan.resume_from
+        if is_rank_zero() and not cfg.overwrite:
+            check_untouched(self.folder, point)
         keep_to = None if point is None else point.state["global_step"]
         if t.trainer.is_global_zero:
             last = None if keep_to is None else tracking.last_sitting(self.folder, keep_to)
             steps = t.method.steps_per_epoch
             self.tracking = tracking.connect(cfg, self.folder, t.run_id, steps, last, self._say)
-        run_dir.start(self.folder, cfg, cfg.overwrite)
+        anew = cfg.overwrite or point is None  # also a run that was cut before its first checkpoint
+        run_dir.start(self.folder, cfg, anew)
         t.trainer.loggers = [CsvLog(self.folder / "metrics.csv", keep_to), *self.tracking.trackers]
         if not t.trainer.is_global_zero:
             return
@@ -65,6 +70,11 @@ class Run:
         t.page.start(settings, remarks, cfg.epochs, t.method.steps_per_epoch)
         report.views_picture(self.folder / "views.png", t.views, t.loader, cfg.data.show)
         self.tracking.begin(self.folder / "views.png")
+        with self._ended_at_once():
+            self._extract_baselines()
+
+    def _extract_baselines(self) -> None:
+        t = self.training
         if t.data.labelled:
             device = t.loaders.device
             self.baselines = {
@@ -136,14 +146,15 @@ class Run:
         t = self.training
         t.state.settle()
         if t.trainer.is_global_zero:
-            how = "nothing was saved yet"
+            how = "nothing was saved yet" if t.plan.resume_from is None else "the checkpoint is as it was"
             if t.state.saved_step >= 0:
                 again = "start the sweep again" if in_sweep() else f"add resume=true run_dir={self.folder}"
                 how = f"saved at step {t.state.saved_step}; to continue, {again}"
             name = "interrupted" if signum == signal.SIGINT else signal.Signals(signum).name
             self._say(f"{name} at step {t.trainer.global_step}; {how}")
             with contextlib.suppress(RunAborted):
-                self._write_summary({}, finished=False)
+                if t.trainer.global_step:
+                    self._write_summary({}, finished=False)
             self._end_page("interrupted", f"{name} at step {t.trainer.global_step}; {how}")
             self.tracking.close("interrupted")
             if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:  # last, because SLURM then ends this job
@@ -152,6 +163,18 @@ class Run:
             signum = -128  # Lightning kills all processes, rank 0 too, when one that it started fails
         sys.exit(128 + signum)
 
+    @contextlib.contextmanager
+    def _ended_at_once(self) -> Iterator[None]:
+        """Let a signal end the run where it comes, as before and after the training, where nothing is to be saved."""
+        signals = self.training.signals
+        signals.install(at_once=True)
+        try:
+            yield
+        except Interrupted as stop:
+            self._interrupted(stop.signum)
+        finally:
+            signals.release()
+
     def finish(self) -> float:
         """Print the closing table and write summary.json.
 
@@ -159,9 +182,21 @@ class Run:
             Linear top-1 (or mAP) on the validation split, or RankMe of the features if there are no labels; NaN on
             other ranks than 0.
         """
-        t = self.training
-        if not t.trainer.is_global_zero:
+        if not self.training.trainer.is_global_zero:
             return float("nan")
+        with self._ended_at_once():
+            value = self._close_table()
+        signum = self.training.signals.signum  # came in the last step, or after the figures
+        if signum and in_sweep():
+            self.tracking.close("finished")
+            self._say(f"{signal.Signals(signum).name}: the sweep ends; start it again to go on")
+            if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
+                self._say(requeue())
+            sys.exit(128 + signum)
+        return value
+
+    def _close_table(self) -> float:
+        t = self.training
         features = t.probe.features(t.method.backbone.to(t.loaders.device), t.loaders.device, "trained features")
         rows: dict[str, dict[str, float]] = {}
         if t.loader.skipped:
@@ -182,11 +217,13 @@ class Run:
                 finished=True,
             )
             title, images = report.closing_title(t.data, features["val"]), len(features["val"])
+            t.signals.at_once = False  # what is left takes seconds
             print_table(t.console, report.closing_table(rows, title, images))
         else:
             value = metrics.rankme(t.probe.rows(features))
             self._say(f"feature rank (RankMe) {value:.1f} of {t.method.backbone.feature_dim}; no labels, no top-1")
             summary = self._write_summary({"feature_rank": value}, finished=True)
+            t.signals.at_once = False
         figures = {k: v for k, v in summary.items() if k in report.FIGURES}
         for logger in t.trainer.loggers:
             logger.log_metrics(figures, step=t.trainer.global_step)

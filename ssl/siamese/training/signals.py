@@ -6,6 +6,8 @@ import subprocess
 import threading
 from typing import Any
 
+from siamese.errors import Interrupted
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -15,14 +17,16 @@ class SignalWatch:
 
     Attributes:
         signum: the signal received, or 0.
+        at_once: a signal raises `Interrupted` where it comes; else it is only recorded.
     """
 
     def __init__(self) -> None:
-        self.signum = 0
+        self.signum, self.at_once = 0, False
         self.handlers: dict[int, Any] = {}
 
-    def install(self) -> None:
+    def install(self, at_once: bool = False) -> None:
         """Replace the handlers of the main thread."""
+        self.at_once = at_once
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
                 self.handlers[signum] = signal.signal(signum, self._on_signal)
@@ -34,6 +38,9 @@ class SignalWatch:
         # The signal may have been sent to every process, which ends the workers that read images. torch's handler would
         # raise for each at any moment; its loader finds out by itself when it waits for one.
         signal.signal(signal.SIGCHLD, _leave)
+        if self.at_once:
+            self.at_once = False  # further ones find the run ending
+            raise Interrupted(signum)
 
     def release(self) -> None:
         """Restore the previous handlers."""

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
 from siamese.data.decoding import ImageError, open_image
+from siamese.data.decoding.embedded import check_embedded
 
 tifffile = pytest.importorskip("tifffile")
 imagecodecs = pytest.importorskip("imagecodecs")
@@ -283,3 +284,27 @@ def test_without_tifffile_pillow_reads_plain_files(monkeypatch):
         else:
             with pytest.raises(ImageError, match=r"take.? tifffile: pip install siamese-ssl\[tiff\]"):
                 read(contents or several(name))
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "png", "webp"])
+def test_an_image_in_a_tile_is_no_larger_than_the_tile(compression):
+    """A few bytes may be an image of gigabytes, whatever the TIFF around them says."""
+    contents = tiff(CHINA, tile=(64, 64), compression=compression, **RGB)
+    if compression != "webp":  # which loses a little
+        np.testing.assert_array_equal(read(contents), CHINA)
+    with tifffile.TiffFile(io.BytesIO(contents)) as file:
+        page = file.pages[0]
+        start, count = page.dataoffsets[0], page.databytecounts[0]
+        kind = int(page.compression)
+    data = contents[start : start + count]
+    check_embedded(kind, data, 64 * 64)
+    with pytest.raises(ImageError, match="holds an image of 64 x 64 pixels in a strip or tile of 4095"):
+        check_embedded(kind, data, 4095)
+    with pytest.raises(ImageError, match="that cannot be read"):
+        check_embedded(kind, b"nothing of the kind", 4095)
+
+
+def test_kinds_whose_size_nothing_tells_are_refused():
+    for kind, name in ((22610, "JPEG XR"), (50002, "JPEG XL")):
+        with pytest.raises(ImageError, match=f"holds {name}, which is not read"):
+            check_embedded(kind, b"", 1)

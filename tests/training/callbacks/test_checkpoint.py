@@ -1,6 +1,7 @@
 """Checkpoints are written beside the training; disk errors keep the previous one."""
 
 import os
+import signal
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ from runs import STEPS, differences
 
 from siamese.checkpoints.reading import load
 from siamese.errors import RunAborted
-from siamese.training.callbacks import AtomicCheckpointIO
+from siamese.training.callbacks import AtomicCheckpointIO, checkpoint
 
 
 class Release(pl.Callback):
@@ -27,15 +28,17 @@ def test_a_checkpoint_holds_its_step_although_the_training_goes_on(session, monk
     """Every tensor and counter is that of the step, not of the step at which it reaches the disk."""
     write, event, waited = AtomicCheckpointIO._write, threading.Event(), []
 
-    def late(self, checkpoint, file):
+    def late(self, checkpoint, file, keep):
         if checkpoint["global_step"] == STEPS:
             waited.append(event.wait(60))
-        return write(self, checkpoint, file)
+        return write(self, checkpoint, file, keep)
 
     common = ("method=byol", "epochs=2", "monitor.every=1")
     whole = session(*common, folder="whole")
     kept = {}
-    monkeypatch.setattr(AtomicCheckpointIO, "_write", lambda s, c, f: kept.setdefault(c["global_step"], write(s, c, f)))
+    monkeypatch.setattr(
+        AtomicCheckpointIO, "_write", lambda s, c, *how: kept.setdefault(c["global_step"], write(s, c, *how))
+    )
     whole.fit()
     assert list(kept) == [STEPS, 2 * STEPS]
     monkeypatch.setattr(AtomicCheckpointIO, "_write", late)
@@ -99,3 +102,48 @@ def test_disk_that_fills_during_a_write_leaves_no_file(session):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(run.state.checkpoint.parent) == []
+
+
+def test_checkpoints_of_a_callback_are_its_own(session, tmp_path, monkeypatch):
+    """They leave no previous.ckpt, and one that names the run's file by another path is the run's."""
+    monkeypatch.chdir(tmp_path)
+    run = session("epochs=3", "run_dir=r", "checkpoint.least_seconds=0")
+    assert not run.state.checkpoint.is_absolute()
+    run.trainer.callbacks += [
+        pl.callbacks.ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False)
+        for folder in (tmp_path / "own", tmp_path / "r" / "checkpoints")
+    ]
+    run.fit()
+    assert sorted(os.listdir(tmp_path / "own")) == ["last.ckpt"]
+    assert sorted(os.listdir(tmp_path / "r" / "checkpoints")) == ["last.ckpt", "previous.ckpt"]
+    assert load(tmp_path / "r" / "checkpoints" / "last.ckpt")["global_step"] == 3 * STEPS
+
+
+class TwoProcesses(pl.Callback):
+    """Agreement on a signal as between two processes, and which steps looked for it."""
+
+    def __init__(self, monkeypatch, at):
+        self.at, self.looked = at, []
+        monkeypatch.setattr(checkpoint, "world_size", lambda: 2)
+        monkeypatch.setattr(checkpoint, "any_rank", self.any_rank)
+        self.step = -1
+
+    def any_rank(self, flag, device):
+        self.looked.append(self.step)
+        return flag
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.step = trainer.global_step
+        if self.step == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("at", "saved"), [(3, 10), (13, 20), (21, STEPS)])
+def test_several_processes_act_on_a_signal_soon(session, monkeypatch, at, saved):
+    run = session("epochs=2", "trainer.log_every_n_steps=1000", "monitor.every=0")
+    run.trainer.callbacks.insert(0, TwoProcesses(monkeypatch, at))
+    with pytest.raises(SystemExit) as stop:
+        run.fit()
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert load(run.state.checkpoint)["global_step"] == saved
+    assert {1, 2, 11} & set(run.trainer.callbacks[0].looked) == set()

@@ -66,6 +66,26 @@ def test_skipped_step_changes_no_tensor(session, tmp_path, method):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["skipped_steps"] == 1
 
 
+def test_gradient_scaler_looks_at_every_micro_batch(session):
+    """With accumulation the loss of the last one says nothing about the others."""
+    run = session("on_nonfinite=skip")
+    plugin = SimpleNamespace(scaler=torch.amp.GradScaler("cpu"))
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    waiting = SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: True))
+    trainer = SimpleNamespace(precision_plugin=plugin, fit_loop=waiting)
+    skipped = []
+    for losses in ([1.0, 2.0], [float("nan"), 2.0], [1.0, float("inf")], [1.0, 2.0]):
+        weight.grad = torch.ones(3)
+        for loss in losses[:-1]:
+            run.method.latest_loss = torch.tensor(loss)
+            run.nonfinite.on_train_batch_end(trainer, run.method, None, None, 0)
+        run.method.latest_loss, run.method.step_skipped = torch.tensor(losses[-1]), False
+        run.nonfinite.on_before_optimizer_step(trainer, run.method, optimizer)
+        skipped.append(run.method.step_skipped)
+    assert skipped == [False, True, True, False]
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_gradient_scaler_skips_the_step_too(session, fused):
     """As Lightning does in fp16: it unscales before the callback only where the optimiser cannot."""

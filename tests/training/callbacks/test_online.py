@@ -59,6 +59,15 @@ def test_online_probe_gradient_equals_autograd(session):
     torch.testing.assert_close(head[1].weight.grad, weight.grad)
 
 
+def test_online_probe_survives_a_skipped_step(session):
+    """A forward pass that is not finite, as by bad weights of one step, reaches neither head nor statistics."""
+    run, count = session("epochs=1", "on_nonfinite=skip"), iter(range(1000))
+    run.method.backbone.register_forward_hook(lambda m, i, out: out * float("nan") if next(count) in (8, 9) else out)
+    run.fit()
+    assert run.state.skipped_steps >= 1
+    assert all(x.isfinite().all() for x in run.online.head.state_dict().values())
+
+
 @pytest.mark.parametrize("how", ["warn", "stop"])
 def test_collapse_is_reported(session, tmp_path, how):
     """BYOL without predictor and without target, which collapses (arXiv:2006.07733, table 5)."""

@@ -3,8 +3,11 @@
 import re
 import sys
 
+import pytest
 import pytorch_lightning as pl
 from runs import STEPS
+
+from siamese.training import devices
 
 
 def test_output_without_terminal_has_a_line_per_evaluated_epoch(session, capsys, monkeypatch):
@@ -61,11 +64,15 @@ def test_time_of_a_long_run_is_foretold_once(session, capsys, ticking):
     assert "shorter" not in told[0]
 
 
-def test_run_of_days_names_what_shortens_it(session, capsys, ticking):
+@pytest.mark.parametrize(("bf16", "says"), [(False, ""), (True, r"bf16 [^,]* \(trainer.precision=bf16-mixed\), ")])
+def test_run_of_days_names_what_shortens_it(session, capsys, ticking, monkeypatch, bf16, says):
+    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: bf16)
     run = session("epochs=3", "monitor.every=3")
     ticking(5000)
     told = next(line for line in shown_by(run, capsys) if line.startswith("the training will take about "))
-    assert re.search(r"about \d+ d( \d+ h)? here, to epoch 3; shorter with a GPU \(trainer=gpu\), fewer epochs", told)
+    assert re.search(
+        rf"about \d+ d( \d+ h)? here, to epoch 3; shorter with a GPU \(trainer=gpu\), {says}fewer epochs", told
+    )
     assert "data.crop=8" in told and "backbone.name=small" in told
 
 

@@ -188,7 +188,8 @@ def _tables(path: Path) -> list[Path]:
     found = []
     for folder, inner, names in os.walk(path):
         inner[:] = [n for n in inner if not n.startswith(".")]
-        found += [Path(folder, n).relative_to(path) for n in names if n.endswith((".parquet", ".arrow"))]
+        files = (Path(folder, n) for n in names if n.endswith((".parquet", ".arrow")))
+        found += [file.relative_to(path) for file in files if file.is_file() or not file.exists()]  # no FIFO
     found = sorted(f for f in found if not f.name.startswith((".", "cache-", "tmp")))
     if len({f.suffix for f in found}) != 1:
         problem = "holds Parquet files and Arrow files" if found else "holds no Parquet file and no Arrow file"

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from siamese.data.decoding.embedded import BY_PILLOW, JPEG, JPEG_2000, UNTOLD, check_embedded
 from siamese.data.decoding.pixels import (
     ImageError,
     ImageInfo,
@@ -33,7 +34,6 @@ from siamese.data.decoding.pixels import (
 
 NEEDS_TIFF = "pip install siamese-ssl[tiff]"
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, CMYK, YCBCR, LINEAR_RAW = 0, 1, 2, 3, 4, 5, 6, 34892
-JPEG = (6, 7, 33007, 34892)  # compressions whose decoder gives RGB for YCbCr
 LARGEST_TILE = 1 << 26  # pixels; beyond, a tile must not be larger than the limit of an image
 MOST_PAGES = 10_000
 SCALARS = (256, 257, 259, 262, 274, 277, 278, 284, 317, 322, 323, 32997, 32998)  # tags of sizes and kinds: one value
@@ -174,11 +174,13 @@ class Tiff(Reader):
                 raise ImageError(f"is truncated: its pixels end at byte {end} of {self._size}")
             if not any(count for _, count in places):
                 raise ImageError("holds no pixels: all strips or tiles are empty")
-            if int(self._page.compression) in JPEG:
+            compression = int(self._page.compression)
+            if compression in (*JPEG, *JPEG_2000, *BY_PILLOW, *UNTOLD):
                 most = 2 * max(math.prod(self._page.chunks), 1 << 16)  # some strips are padded to whole blocks
-                for start, count in places:
+                for start, count in (place for place in places if place[1]):
                     self._stream.seek(start)
-                    _check_jpeg(self._stream.read(min(count, 1 << 16)), most)
+                    data = self._stream.read(min(count, 1 << 16) if compression in JPEG else count)
+                    check_embedded(compression, data, most)
 
 
 def _check_directories(stream: IO[bytes], size: int) -> None:
@@ -212,21 +214,6 @@ def _check_directories(stream: IO[bytes], size: int) -> None:
             tag, count = (int.from_bytes(block[at + i : at + i + n], order) for i, n in ((0, 2), (4, offsets)))
             if tag in SCALARS and count != 1:
                 raise ImageError(f"has {count} values of the tag {tag}, of which 1 is possible")
-
-
-def _check_jpeg(data: bytes, most: int) -> None:
-    """
-    Raises:
-        ImageError: a JPEG within a strip or tile is of more than `most` pixels, whatever the TIFF says of its size.
-    """
-    at = 2
-    while data[at : at + 1] == b"\xff" and at + 9 < len(data):
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = (int.from_bytes(data[i : i + 2], "big") for i in (at + 5, at + 7))
-            if height * width > most:
-                raise ImageError(f"holds a JPEG of {width} x {height} pixels in a strip or tile of {most}")
-        at += 1 if marker == 0xFF else 2 + length
 
 
 def _inverted(values: Pixels, bits: int) -> Pixels:

@@ -33,6 +33,7 @@ class Listing:
             is in ``train``. None without that column.
         left_out: a reason -> how many files or, where a folder was not entered, folders it left out. Each counts once,
             by the first reason that applies.
+        linked: whether files of the folder are links, or lie in a folder that is one.
     """
 
     root: Path
@@ -41,6 +42,7 @@ class Listing:
     labels: Tensor
     parts: list[str] | None
     left_out: dict[str, int]
+    linked: bool = False
 
 
 def list_images(
@@ -89,7 +91,7 @@ def list_images(
         classes, target = _class_folders(root, names)
     else:
         classes, target = [], torch.full((len(names),), -1)
-    return Listing(root, classes, [root / name for name in names], target, parts, dict(tree.left_out))
+    return Listing(root, classes, [root / name for name in names], target, parts, dict(tree.left_out), bool(tree.links))
 
 
 def _chosen(

@@ -97,6 +97,7 @@ def _of_summary(trained: Trained) -> Iterator[tuple[str, ...]]:
     t = trained.source.trained
     content = _beside(trained, "summary.json")
     own = {"method": t.method.name, "data": t.data.name, "backbone": t.backbone.name, "seed": t.seed}
+    own["steps"] = trained.source.state.get("global_step")  # of the last checkpoint, not of an earlier one
     if content.get("finished") is not True or any(content.get(k) != v for k, v in own.items()):
         return
     rows = {str(t.method.name): content, **_mappings(content.get("baselines"))}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from siamese.errors import RunAborted, UserError
-from siamese.files import NO_ROOM, make_temp_dir
+from siamese.files import NO_ROOM, make_temp_dir, share
 from siamese.paths import expand_path
 
 
@@ -43,9 +43,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         temporary = make_temp_dir(out)
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)  # a temporary folder is its owner's alone
+        share(temporary)
         temporary.rename(out)
     except OSError as error:
         if error.errno in NO_ROOM:

@@ -87,6 +87,9 @@ def _data_set(source: Source) -> tuple[DictConfig, DataSet]:
         raise UserError(
             f"ckpt={source.ckpt}", "real images are needed for the proof, and none are named", f"give {other}"
         )
+    if source.ours and not source.given.has("data.center"):
+        cfg = cfg.copy()
+        cfg.data.center = source.trained.data.center  # what the network takes; other images serve the proof
     try:
         return cfg, factory.data_set(cfg)
     except UserError as error:

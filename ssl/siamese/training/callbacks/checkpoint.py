@@ -24,6 +24,8 @@ from siamese.methods import Method
 from siamese.training.signals import SignalWatch
 from siamese.training.state import RunState
 
+SIGNAL_STEPS = 10  # several processes agree on a signal every so many steps
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint for Lightning: to a temporary name beside it, which then replaces it. At any moment a
@@ -42,27 +44,32 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.state, self.last_is_damaged = state, last_is_damaged
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        if Path(path) != self.state.checkpoint:  # a callback of the user's
-            self._write(checkpoint, Path(path))
+        if Path(path).absolute() != self.state.checkpoint.absolute():  # a callback of the user's
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._write(checkpoint, Path(path), keep=False)
             return
         self.state.settle()
         copied = apply_to_collection(checkpoint, Tensor, lambda x: x.detach().to("cpu", copy=True))
         executor = ThreadPoolExecutor(1, "checkpoint")
-        self.state.writing = executor.submit(self._write, copied, Path(path))
+        self.state.writing = executor.submit(self._write, copied, Path(path), not self.last_is_damaged)
         executor.shutdown(wait=False)  # the thread ends with the write
 
-    def _write(self, checkpoint: dict[str, Any], file: Path) -> int:
-        """Write the file. Returns its step; raises OSError if the disk write failed."""
+    def _write(self, checkpoint: dict[str, Any], file: Path, keep: bool) -> int:
+        """Write the file. Returns its step; raises OSError if the disk write failed.
+
+        Args:
+            keep: what it replaces stays as `previous.ckpt`.
+        """
         temporary = file.with_suffix(".tmp")
         try:
             with open(temporary, "wb") as stream:
                 torch.save(checkpoint, stream)
                 stream.flush()
                 os.fsync(stream.fileno())  # on the disk before it replaces the other file
-            if file.exists() and not self.last_is_damaged:
+            if keep and file.exists():
                 _keep(file, file.with_name("previous.ckpt"))
             os.replace(temporary, file)
-            self.last_is_damaged = False
+            self.last_is_damaged &= file.absolute() != self.state.checkpoint.absolute()
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             # torch raises a RuntimeError in place of the disk's error.
@@ -91,7 +98,7 @@ class SaveCheckpoints(Checkpoint):
     `previous.ckpt`.
 
     A signal lets the step finish; then the state is saved and `Interrupted` is raised. Several processes agree on it
-    at logging points only, because agreeing waits for the device.
+    every `SIGNAL_STEPS` steps and at the end of an epoch, because agreeing waits for the device.
 
     Args:
         state: names the file; receives the saved step.
@@ -179,7 +186,7 @@ class SaveCheckpoints(Checkpoint):
             return
         if world_size() == 1 and self.state.writing is not None and self.state.writing.done():
             self.settle(trainer)  # a full disk ends the run now, not at the next checkpoint
-        if world_size() == 1 or step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if world_size() == 1 or step % SIGNAL_STEPS == 0:
             self.stop = any_rank(self.signals.signum != 0, trainer.strategy.root_device)
         if batch_idx + 1 >= trainer.num_training_batches:
             return  # `on_train_epoch_end` saves
@@ -198,6 +205,7 @@ class SaveCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs
+        self.stop = self.stop or any_rank(self.signals.signum != 0, trainer.strategy.root_device)
         by_clock = rank() == 0 and time.monotonic() - self.begun >= self.least_seconds  # one clock decides
         due = last or self.stop or trainer.should_stop or by_clock or self._due_by_steps(trainer.global_step)
         if any_rank(due, trainer.strategy.root_device):

@@ -27,6 +27,7 @@ class NonFiniteGradients(pl.Callback):
     def __init__(self, how: str, state: RunState):
         self.how, self.state = how, state
         self.first_bad: Tensor | None = None  # the first such step, on the device; -1 for none
+        self.earlier: Tensor | None = None  # whether the losses of this step's earlier micro-batches are finite
 
     @property
     def state_key(self) -> str:
@@ -39,7 +40,8 @@ class NonFiniteGradients(pl.Callback):
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if scaled or not grads:  # losses differ between ranks, averaged gradients do not
-            good = on_all_ranks(torch.isfinite(pl_module.latest_loss))
+            good = torch.isfinite(pl_module.latest_loss)
+            good, self.earlier = on_all_ranks(good if self.earlier is None else good & self.earlier), None
         else:
             good = torch.isfinite(torch.stack([x.float() for x in torch._foreach_norm(grads)]).sum())
         if self.how == "skip":
@@ -80,7 +82,12 @@ class NonFiniteGradients(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            if getattr(trainer.precision_plugin, "scaler", None) is not None:
+                assert isinstance(pl_module, Method) and pl_module.latest_loss is not None
+                good = torch.isfinite(pl_module.latest_loss)
+                self.earlier = good if self.earlier is None else good & self.earlier
+        elif trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.check(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -82,7 +82,7 @@ class OnlineEvaluation(pl.Callback):
         assert isinstance(batch, Batch) and self.optimizer is not None
         # A method may pass several views at once. Every rank takes the step of the joint batch.
         labels = gather(batch.labels.repeat(len(self.captured) // len(batch.labels)))
-        captured = gather(self.captured)
+        captured = gather(self.captured).nan_to_num(0, 0, 0)  # a skipped step's would stay in head and statistics
         norm, linear = self.head
         with torch.no_grad(), torch.autocast(self.captured.device.type, enabled=False):
             x = norm(captured)

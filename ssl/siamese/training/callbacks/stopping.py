@@ -29,6 +29,10 @@ class EarlyStopping(LightningEarlyStopping):
             check_on_train_epoch_end=True,
         )
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.wait_count >= self.patience:  # the training was interrupted before its closing table
+            trainer.should_stop = True
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if int(trainer.callback_metrics.get(EVALUATED, -1)) == trainer.current_epoch + 1:
             super().on_train_epoch_end(trainer, pl_module)

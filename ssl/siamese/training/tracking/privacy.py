@@ -10,7 +10,7 @@ _ENDINGS = (
     "bearer", "cookie",
 )  # fmt: skip
 _WORDS = ("pwd", "pass", "cred", "sig", "signature")
-_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s]+(?=@)")  # user:password
+_IN_ADDRESS = re.compile(r"(?<=://)(?:[^/@\s:]*:\S*|[^/\s]+)(?=@)")  # user:password, which may hold a / or an @
 _IN_QUERY = re.compile(r"([?&]([^=&\s]+)=)([^&\s]+)")
 
 
