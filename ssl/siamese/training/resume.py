@@ -68,7 +68,7 @@ def find_resume_point(cfg: DictConfig, folder: Path) -> ResumePoint:
             raise TypeError(f"{done} epochs")
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(setting, f"{file} does not hold a training state ({error!r})", "start another run") from error
-    step = state.get("global_step")
+    step: Any = state.get("global_step")
     changed = changed_recipe(before, to_dict(as_measured(cfg, before)), in_mid_epoch)
     if changed:
         raise UserError(
