@@ -106,10 +106,10 @@ def cuda_has_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies matrices of bf16 itself (AMX or AVX512-BF16)."""
-    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # not in every torch
-    return any(getattr(torch.cpu, name, bool)() for name in names)
+def cpu_has_amx() -> bool:
+    """Whether the processor multiplies matrices of bf16 by AMX. AVX512-BF16 alone gains nothing
+    (benchmarks/cpu_precision.py)."""
+    return bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())  # not in every torch
 
 
 def autocast(device: torch.device) -> torch.autocast:

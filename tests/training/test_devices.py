@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from siamese.environment import cpu_has_bf16
+from siamese.environment import cpu_has_amx
 from siamese.errors import UserError
 from siamese.training import devices
 from siamese.training.devices import check_devices, precision_note, resolve_auto, resolve_compile, work_of_a_step
@@ -43,7 +43,7 @@ def test_auto_is_resolved_by_device(config, monkeypatch, gpu, devices, compiled,
             "32-true",
             True,
             2,
-            "precision 32-true (bf16-mixed is faster on this processor while nothing else runs on its ",
+            "precision 32-true (bf16-mixed is faster on this processor, for one run at a time)",
         ),
         ("32-true", True, 1, "precision 32-true"),  # small networks gain nothing
         ("32-true", False, 2, "precision 32-true"),
@@ -51,22 +51,18 @@ def test_auto_is_resolved_by_device(config, monkeypatch, gpu, devices, compiled,
     ],
 )
 def test_a_processor_with_bf16_is_told_of(config, monkeypatch, asked, bf16, threads, says):
-    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: bf16)
+    monkeypatch.setattr(devices, "cpu_has_amx", lambda: bf16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     note = precision_note(config(f"trainer.precision={asked}", "trainer=cpu"))
     assert note.startswith(says) if "(" in says else note == says
 
 
-@pytest.mark.parametrize(
-    ("has", "expected"),
-    [({}, False), ({"_is_amx_tile_supported": True}, True), ({"_is_avx512_bf16_supported": True}, True)],
-)
-def test_bf16_of_a_processor_is_asked_of_torch(monkeypatch, has, expected):
-    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
-        monkeypatch.delattr(torch.cpu, name, raising=False)  # as in a torch that has neither
-    for name, value in has.items():
-        monkeypatch.setattr(torch.cpu, name, lambda value=value: value, raising=False)
-    assert cpu_has_bf16() is expected
+@pytest.mark.parametrize("has", [None, False, True])
+def test_amx_is_asked_of_torch(monkeypatch, has):
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)  # as in an older torch
+    if has is not None:
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has, raising=False)
+    assert cpu_has_amx() is bool(has)
 
 
 def test_work_of_a_step_by_hand():

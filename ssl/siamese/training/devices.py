@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from siamese.augment.operation import CompilerError
 from siamese.config import make
-from siamese.environment import cpu_has_bf16, cuda_has_bf16
+from siamese.environment import cpu_has_amx, cuda_has_bf16
 from siamese.errors import UserError
 
 # Compiling the networks has taken 25 to 70 s on a GPU. Assumed, not measured: a compiled step is 3 ms shorter by its
@@ -55,8 +55,8 @@ def resolve_auto(cfg: DictConfig) -> DictConfig:
     support it, else float32), and no torch.compile of the networks except on one GPU with Triton, where
     `resolve_compile` decides.
 
-    On CPUs float32 stays: oneDNN's threads wait for each other by spinning in bf16, so that a run comes almost to a
-    standstill where another process takes one of its cores (benchmarks/cpu_precision.py)."""
+    On CPUs float32 stays: in bf16 oneDNN's threads wait for each other by spinning, so that two runs on the same cores
+    come almost to a standstill (docs/figures.md)."""
     cfg = cfg.copy()
     gpu = on_gpu(cfg)
     if cfg.compile == "auto":
@@ -106,13 +106,13 @@ def on_gpu(cfg: DictConfig) -> bool:
 def precision_note(cfg: DictConfig) -> str:
     """The precision, and what would be faster on this processor if it computes by several threads."""
     faster = _in_float32_by_choice(cfg) and torch.get_num_threads() > 1
-    hint = " (bf16-mixed is faster on this processor while nothing else runs on its cores)" if faster else ""
+    hint = " (bf16-mixed is faster on this processor, for one run at a time)" if faster else ""
     return f"precision {cfg.trainer.precision}{hint}"
 
 
 def _in_float32_by_choice(cfg: DictConfig) -> bool:
-    """Whether a CPU that has bf16 computes in float32."""
-    return not on_gpu(cfg) and str(cfg.trainer.precision) == "32-true" and cpu_has_bf16()
+    """Whether a CPU that has AMX computes in float32."""
+    return not on_gpu(cfg) and str(cfg.trainer.precision) == "32-true" and cpu_has_amx()
 
 
 def what_shortens(cfg: DictConfig) -> str:
@@ -123,7 +123,7 @@ def what_shortens(cfg: DictConfig) -> str:
     ]  # fmt: skip
     if not on_gpu(cfg):
         if _in_float32_by_choice(cfg):
-            ways.insert(0, "bf16 where nothing else runs on these cores (trainer.precision=bf16-mixed)")
+            ways.insert(0, "bf16 where no other run is on these cores (trainer.precision=bf16-mixed)")
         ways.insert(0, "a GPU (trainer=gpu)")
     elif cfg.trainer.devices == 1 and torch.cuda.device_count() > 1:
         ways.insert(0, "all GPUs (trainer=ddp)")

@@ -66,7 +66,7 @@ def test_time_of_a_long_run_is_foretold_once(session, capsys, ticking):
 
 @pytest.mark.parametrize(("bf16", "says"), [(False, ""), (True, r"bf16 [^,]* \(trainer.precision=bf16-mixed\), ")])
 def test_run_of_days_names_what_shortens_it(session, capsys, ticking, monkeypatch, bf16, says):
-    monkeypatch.setattr(devices, "cpu_has_bf16", lambda: bf16)
+    monkeypatch.setattr(devices, "cpu_has_amx", lambda: bf16)
     run = session("epochs=3", "monitor.every=3")
     ticking(5000)
     told = next(line for line in shown_by(run, capsys) if line.startswith("the training will take about "))
