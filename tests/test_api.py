@@ -9,8 +9,10 @@ import pytorch_lightning as pl
 import torch
 from paths import ROOT
 from PIL import Image
+from torchvision.models import resnet18
 
 import siamese
+from siamese.checkpoints.reading import epochs_of
 from siamese.errors import UserError
 from siamese.methods.base import Method
 from siamese.methods.simclr import SimCLR
@@ -34,6 +36,34 @@ def test_pretrain_returns_the_trained_backbone(pretrained):
     assert made.summary == json.loads((folder / "summary.json").read_text()) and made.summary["finished"]
     assert made.trained_on["method"] == "simclr" and made.trained_on["data"] == "digits"
     assert repr(made) == "Pretrained(small, 8 features, format=train.py's own, method=simclr, data=digits, epochs=1)"
+
+
+def test_a_third_partys_network_takes_imagenets_view_unless_told(pretrained, tmp_path, monkeypatch):
+    made, folder = pretrained
+    monkeypatch.chdir(folder)  # which has a summary.json of another network
+    tensors = {f"module.encoder_q.{k}": v for k, v in resnet18().state_dict().items()}
+    torch.save({"state_dict": tensors}, tmp_path / "moco.pth")
+    (tmp_path / "weights").mkdir()
+    loaded = siamese.load(tmp_path / "moco.pth", "backbone=resnet18")
+    assert loaded.transform(Image.new("RGB", (300, 400))).shape == (3, 224, 224)
+    data = loaded.config["data"]
+    assert (data["center"], data["mean"], data["std"]) == (0.875, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert loaded.summary == {} and made.summary != {}
+    small = siamese.load(tmp_path / "moco.pth", "backbone=resnet18", "data=digits")
+    assert small.transform(Image.new("RGB", (300, 400))).shape == (3, 8, 8)
+
+
+def test_epochs_are_those_that_were_trained():
+    def state(done, **callback):
+        return {
+            "loops": {"fit_loop": {"epoch_progress": {"current": {"processed": done}}}},
+            "callbacks": {"x": callback},
+        }
+
+    assert epochs_of(state(2), 20) == 2
+    assert epochs_of(state(7, wait_count=3, patience=3), 20) == 20  # ended by itself
+    assert epochs_of(state(7, wait_count=2, patience=3), 20) == 7
+    assert epochs_of({}, 20) == epochs_of({"loops": 3}, 20) == 20
 
 
 def test_load_equals_embed(pretrained, tmp_path, command):

@@ -11,7 +11,7 @@ from equality import CASES
 from method_cases import CLASSES, NODES
 from paths import ROOT
 
-from siamese.distributed import any_rank, is_rank_zero
+from siamese.distributed import any_rank, is_rank_zero, union
 
 QUEUED = [case for case, (name, *_) in CASES.items() if "queue_size" in NODES[name]]
 SPLIT = [case for case, (name, *_) in CASES.items() if not CLASSES[name].sync_batchnorm]  # with Shuffling BN
@@ -125,3 +125,9 @@ def test_rank_zero_is_known_before_a_process_group_exists(monkeypatch, environme
 def test_one_process_does_not_ask_the_device(flag):
     """A tensor on the meta device has no value: reading it would be an error, as it is a wait on a GPU."""
     assert any_rank(flag, torch.device("meta")) is flag
+
+
+def test_names_of_all_ranks_may_be_of_any_bytes():
+    names = {os.fsdecode(b"\xe9t\xe9.jpg"), "two\nlines.png", "ä.png"}
+    assert union(names, torch.device("cpu")) == names
+    assert union(set(), torch.device("cpu")) == set()

@@ -107,7 +107,7 @@ def test_shards_of_two_splits_are_refused(tmp_path):
 def test_a_single_split_is_trained_on_and_nothing_else(tmp_path, name):
     table(tmp_path / "t" / f"{name}-00000-of-00001.parquet", range(12))
     made = data_sets.hf("hf", str(tmp_path / "t"), 12, "stop", str(tmp_path / "p"), **SPLIT)
-    assert len(made.pretrain) == 12 and len(made.val) > 0 and made.test is None
+    assert len(made.pretrain) == 12 and len(made.val) > 0 and made.test is None and not made.published_val
 
 
 def test_a_split_that_is_given_twice_is_refused(tmp_path):

@@ -190,3 +190,16 @@ def test_damaged_stored_labels_and_special_files_are_refused(stored):
     os.mkfifo(folder / "y.npy")
     with pytest.raises(UserError, match="is damaged"):
         ask()
+
+
+@pytest.mark.parametrize("changed", ["backbone.pool=mean", "backbone.heads=2"])
+def test_networks_that_differ_in_a_plain_attribute_are_others(config, changed):
+    """Neither the names of modules nor the tensors tell of it."""
+    networks = []
+    for more in ((), (changed,)):
+        torch.manual_seed(0)
+        networks.append(factory.backbone(config("backbone=small_vit", "method=mae", "backbone.pool=token", *more)))
+    states = [network.state_dict() for network in networks]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert cache_module.digest_of_network(networks[0]) != cache_module.digest_of_network(networks[1])
+    assert cache_module.digest_of_network(networks[0]) == cache_module.digest_of_network(copy.deepcopy(networks[0]))

@@ -64,6 +64,12 @@ def test_runs_side_by_side(tmp_path, capsys):
         (tmp_path / f"byol{n // 200}" / "results.json").write_text(json.dumps(smaller))
     with pytest.raises(UserError, match=r"byol1: images of digits was \{'fit': 200\}, in .*byol0 \{'fit': 100\}"):
         compare(folders[:2], console)
+    for center in (1.0, 0.875):
+        seen = copy.deepcopy(other) | {"seed": int(center), "ckpt_sha256": str(center)}
+        seen["results"]["digits"]["view"] = {"size": 8, "center": center, "interpolation": "bilinear", "mean": [center]}
+        (tmp_path / f"byol{int(center)}" / "results.json").write_text(json.dumps(seen))
+    with pytest.raises(UserError, match=r"view of digits by byol, .* was \{'size': 8, 'center': 1.0, .* evaluate both"):
+        compare(folders[:2], console)
     (tmp_path / "byol0" / "results.json").write_text('{"schema": 1}')
     with pytest.raises(UserError, match="has schema 1, 2 is known"):
         compare([folders[0]], console)
