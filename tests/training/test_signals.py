@@ -122,3 +122,21 @@ def test_signal_after_the_figures_keeps_them(session, tmp_path, monkeypatch):
     assert run.finish() > 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["finished"] is True and "linear_top1" in summary
+
+
+def test_second_signal_does_not_cut_the_end(session, tmp_path, monkeypatch):
+    """At a parent's death the kernel sends its signal once for each thread of the parent, milliseconds apart."""
+    reached, write = [], sys.modules[RUN].write_json
+
+    def interrupted_write(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        write(*arguments)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: reached.append(1))  # else it would end this process
+    try:
+        monkeypatch.setattr(sys.modules[RUN], "write_json", interrupted_write)
+        interrupt(session(), 9)
+        assert not reached
+        assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"] is False
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -144,6 +144,8 @@ class Run:
     def _interrupted(self, signum: int) -> None:
         """Report that a signal has ended the training, and exit."""
         t = self.training
+        if not t.signals.handlers:  # Lightning has restored those before it
+            t.signals.install()  # the kernel sends a signal of a parent's death once for each of its threads
         t.state.settle()
         if t.trainer.is_global_zero:
             how = "nothing was saved yet" if t.plan.resume_from is None else "the checkpoint is as it was"
@@ -161,6 +163,7 @@ class Run:
                 self._say(requeue())
         elif t.trainer.strategy.launcher is not None:
             signum = -128  # Lightning kills all processes, rank 0 too, when one that it started fails
+        t.signals.release()
         sys.exit(128 + signum)
 
     @contextlib.contextmanager
@@ -250,6 +253,7 @@ class Run:
         try:
             self.tracking.close(status)
         finally:
+            self.training.signals.release()
             if self.lock is not None:
                 self.lock.release()
 
