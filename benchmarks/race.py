@@ -94,6 +94,7 @@ def stable_pretraining(overrides: list[str], epochs: int, seed: int, workers: in
     """The backbone, trained as stable-pretraining's CIFAR-10 benchmark does, without its probes and its logger."""
     import lightning
     import stable_pretraining as spt
+    from stable_pretraining import forward
     from stable_pretraining.data import transforms
     from torch.utils.data import DataLoader
 
@@ -121,7 +122,7 @@ def stable_pretraining(overrides: list[str], epochs: int, seed: int, workers: in
     optimizer, schedule = make(cfg.optimizer).build(groups, cfg.batch_size, len(loader), epochs)
     criterion = spt.losses.NTXEntLoss(cfg.method.temperature)
     module = spt.Module(
-        backbone=backbone, projector=projector, forward=spt.forward.simclr,
+        backbone=backbone, projector=projector, forward=forward.simclr,
         simclr_loss=lambda z1, z2: 2 * criterion(z1, z2),  # as above
         optim={"optimizer": partial(lambda _: optimizer), "scheduler": partial(lambda _: schedule), "interval": "step"},
     )  # fmt: skip
