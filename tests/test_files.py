@@ -74,3 +74,13 @@ def test_temporary_folders_of_ended_processes_are_removed(tmp_path):
     made = make_temp_dir(tmp_path / "target")
     assert made.is_dir() and made.parent == tmp_path
     assert [folder.exists() for folder in left] == [False, True, True]
+
+
+def test_a_folder_that_becomes_another_has_ordinary_permissions(tmp_path):
+    """Packed files, cached features and exports may be shared."""
+    before = os.umask(0o027)
+    try:
+        made = make_temp_dir(tmp_path / "target")
+    finally:
+        os.umask(before)
+    assert made.stat().st_mode & 0o777 == 0o750

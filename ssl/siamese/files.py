@@ -39,7 +39,8 @@ def write(file: Path, text: str) -> None:
 
 
 def make_temp_dir(target: Path) -> Path:
-    """A new folder beside `target`, to be renamed to `target` when it is complete.
+    """A new folder beside `target`, with the permissions of an ordinary one, to be renamed to `target` when it is
+    complete.
 
     Removes the folders that killed processes of this machine left behind.
     """
@@ -52,14 +53,11 @@ def make_temp_dir(target: Path) -> Path:
             shutil.rmtree(left, ignore_errors=True)
         except (PermissionError, ValueError, OverflowError):  # another user's live process; or a name that is not ours
             pass
-    return Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{prefix}{os.getpid()}-"))
-
-
-def share(folder: Path) -> None:
-    """Give a temporary folder, which is its owner's alone, the permissions of an ordinary one."""
+    made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{prefix}{os.getpid()}-"))
     mask = os.umask(0)
     os.umask(mask)
-    folder.chmod(0o777 & ~mask)
+    made.chmod(0o777 & ~mask)  # mkdtemp makes it its owner's alone
+    return made
 
 
 def digest_of_file(file: Path) -> str:

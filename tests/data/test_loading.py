@@ -110,3 +110,13 @@ def test_auto_keeps_arrays_in_a_quarter_of_a_gpus_free_memory(monkeypatch):
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert factory.resident_mb(gpu, decodes=False) == 10_000
     assert factory.resident_mb(gpu, decodes=True) == factory.resident_mb(cpu, decodes=False) == 2_000
+
+
+def test_skipped_files_are_named_whole(photos):
+    """A name may hold what a message holds."""
+    broken = photos / "ant\t1.jpg"
+    broken.write_bytes(b"no image")
+    split = data_sets.folder("folder", str(photos), 16, "skip", labels="none", val_fraction=None).pretrain
+    loader = Loader(split, 4, False, False, workers=0)
+    list(loader)
+    assert str(broken) in loader.skipped

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -30,6 +31,7 @@ def swept(tmp_path, monkeypatch):
 
 HOLDS = """
 import sys
+from pathlib import Path
 from pathlib import Path
 from siamese.files import FolderLock
 FolderLock(Path(sys.argv[1]), "x")
@@ -215,6 +217,13 @@ def test_sweep_of_an_edited_conf_is_named_where_a_new_one_starts(swept, tmp_path
     assert (new.outdated, new.continued) == (first, False)
     assert folder.choose(swept("method=moco")).outdated is None  # another command
     new.lock.release()
+
+
+def test_glob_over_options_is_one_sweep(swept):
+    """Hydra reads it where it runs, as the callback does."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        names = folder._swept_options(["method=glob(sim*)", "seed=0,1", "optimizer.lr=0.1,0.2"])
+    assert sorted(Path(name).name for name in names) == ["simclr.yaml", "simsiam.yaml"]
 
 
 def test_longer_search_goes_on_from_a_finished_one(swept):

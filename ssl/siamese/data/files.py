@@ -241,7 +241,7 @@ class ImageFiles(ImageStore):
                 try:
                     return make(file, index), error
                 except ImageError as reason:
-                    error = error or f"{file}\t{reason}"
+                    error = error or f"{file}\0{reason}"
             raise UserError(
                 "data.path", f"none of its {len(self.files)} images can be read ({error})", "check the files"
             )

@@ -46,7 +46,7 @@ class ImageBatch:
         images: (B, C, H, W) of the store's type; or for each view (B, C, size, size), cut out of the files.
         aspect_ratios: (B,) width / height of the original files, None where images were not squeezed.
         unreadable: (B,) bool, files that could not be decoded (a neighbour's image takes their place), or None.
-        errors: a path and a reason, separated by a tab, for each file that could not be decoded.
+        errors: a path and a reason, separated by "\\0", which no path holds, for each file that could not be decoded.
     """
 
     images: Images
@@ -130,7 +130,7 @@ class ImageStore(ABC):
 def check_readable(store: ImageStore, errors: Sequence[str]) -> None:
     """Stop at the first of the unreadable files (`ImageBatch.errors`), unless the store's `on_error` is ``skip``."""
     if errors and store.on_error == "stop":
-        path, reason = errors[0].split("\t", 1)
+        path, reason = errors[0].split("\0", 1)
         raise UserError(f"data.path: {path}", f"cannot be decoded ({reason})", "remove it, or set data.on_error=skip")
 
 

@@ -232,7 +232,7 @@ class Loader:
 
     def _report(self, errors: Sequence[str]) -> None:
         check_readable(self.store, errors)
-        self.skipped |= {error.split("\t", 1)[0] for error in errors}
+        self.skipped |= {error.split("\0", 1)[0] for error in errors}
 
 
 def _known(labels: Tensor, batch: ImageBatch) -> Tensor:

@@ -21,7 +21,7 @@ from siamese.data.files import Kind, one_thread
 from siamese.data.images import ChainedImages, ImageBatch, ImageStore, rows
 from siamese.data.items import Items
 from siamese.errors import RunAborted, UserError
-from siamese.files import NO_ROOM, make_temp_dir, reserve, share
+from siamese.files import NO_ROOM, make_temp_dir, reserve
 from siamese.processors import cores
 from siamese.progress import over
 
@@ -121,7 +121,7 @@ class PackedFile:
     @property
     def errors(self) -> list[str]:
         """Path and reason, separated by a tab, of each file that could not be decoded."""
-        return [f"{self.items.name(int(i))}\t{reason}" for i, reason in self._open()[2].items()]
+        return [f"{self.items.name(int(i))}\0{reason}" for i, reason in self._open()[2].items()]
 
     def _open(self) -> tuple[Tensor, Tensor, dict[str, str]]:
         if self.opened is None:
@@ -204,7 +204,6 @@ class PackedFile:
             np.save(temporary / "aspects.npy", aspect_ratios)
             meta = {"errors": {str(i): errors[i] for i in sorted(errors)}, "digest": _sampled(pixels, aspect_ratios)}
             (temporary / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-            share(temporary)
             os.rename(temporary, self.where)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

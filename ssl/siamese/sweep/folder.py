@@ -10,9 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob
 from omegaconf import DictConfig, OmegaConf
 
 from siamese.errors import UserError
@@ -20,7 +17,7 @@ from siamese.files import FolderLock, write_json
 from siamese.options import is_group, roots
 from siamese.paths import expand_path
 from siamese.sweep.outcome import UNNAMED, key
-from siamese.sweep.share import trials
+from siamese.sweep.share import parsed_overrides, trials
 
 FILE = "sweep.json"
 DEFAULT = Path("outputs/sweeps")  # of hydra.sweep.dir in conf/train.yaml
@@ -94,11 +91,9 @@ def identity(config: DictConfig) -> dict[str, Any]:
 def _swept_options(overrides: Sequence[str]) -> dict[str, str]:
     """Option -> content of its file, for the options that the trials choose among."""
     found: dict[str, str] = {}
-    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None  # for globs
-    for parsed in OverridesParser.create(config_loader=loader).parse_overrides(list(overrides)):
+    for parsed in parsed_overrides(overrides):
         group = parsed.get_key_element()
-        known = loader is not None or not isinstance(parsed.value(), Glob)
-        if parsed.is_sweep_override() and parsed.is_discrete_sweep() and is_group(group) and known:
+        if parsed.is_sweep_override() and parsed.is_discrete_sweep() and is_group(group):
             names = {f"{group}/{name}.yaml" for name in parsed.sweep_string_iterator()}
             files = [root / name for name in names for root in roots()]
             found |= {str(file): file.read_text(encoding="utf-8") for file in sorted(files) if file.is_file()}

@@ -5,11 +5,13 @@ import fcntl
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, open_dict, read_write
 
 from siamese.errors import UserError
@@ -37,13 +39,19 @@ def searches(config: Any) -> bool:
     return str(config.hydra.sweeper._target_).endswith("OptunaSweeper")
 
 
+def parsed_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Overrides as Hydra reads them, globs over options included."""
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else None
+    return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+
+
 def trials(config: DictConfig) -> int:
     """The number of trials, as far as the command line says."""
     if searches(config):
         return int(config.hydra.sweeper.n_trials)
     given = [*(f"{k}={v}" for k, v in (config.hydra.sweeper.get("params") or {}).items()), *config.hydra.overrides.task]
-    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None  # for globs
-    parsed = {o.get_key_element(): o for o in OverridesParser.create(config_loader=loader).parse_overrides(given)}
+    parsed = {o.get_key_element(): o for o in parsed_overrides(given)}
     discrete = (o for o in parsed.values() if o.is_sweep_override() and o.is_discrete_sweep())
     return math.prod(sum(1 for _ in o.sweep_string_iterator()) for o in discrete)
 

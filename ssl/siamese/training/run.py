@@ -159,12 +159,16 @@ class Run:
                     self._write_summary({}, finished=False)
             self._end_page("interrupted", f"{name} at step {t.trainer.global_step}; {how}")
             self.tracking.close("interrupted")
-            if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:  # last, because SLURM then ends this job
-                self._say(requeue())
+            self._requeue_after(signum)  # last, because SLURM then ends this job
         elif t.trainer.strategy.launcher is not None:
             signum = -128  # Lightning kills all processes, rank 0 too, when one that it started fails
         t.signals.release()
         sys.exit(128 + signum)
+
+    def _requeue_after(self, signum: int) -> None:
+        """Ask SLURM to queue the job again if it has warned of its time limit."""
+        if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
+            self._say(requeue())
 
     @contextlib.contextmanager
     def _ended_at_once(self) -> Iterator[None]:
@@ -193,8 +197,7 @@ class Run:
         if signum and in_sweep():
             self.tracking.close("finished")
             self._say(f"{signal.Signals(signum).name}: the sweep ends; start it again to go on")
-            if signum == signal.SIGUSR1 and "SLURM_JOB_ID" in os.environ:
-                self._say(requeue())
+            self._requeue_after(signum)
             sys.exit(128 + signum)
         return value
 

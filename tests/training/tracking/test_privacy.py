@@ -47,3 +47,17 @@ def test_secrets_are_hidden_at_any_depth():
 @pytest.mark.parametrize("text", ["https://host/a@b", "a@b", "photos/x?y", "s3://bucket/{000..100}.tar", ""])
 def test_other_texts_stay(text):
     assert without_passwords(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("s3://me:p@ss@host/x", "s3://(hidden)@host/x"),
+        ("postgresql://mlflow:pa/ss@db/x", "postgresql://(hidden)@db/x"),
+        ("redis://:pw@host:1", "redis://(hidden)@host:1"),
+        ("see s3://a:b@h and https://host/me@x", "see s3://(hidden)@h and https://host/me@x"),
+        ("https://u:p/w@h:80/x?token=1", "https://(hidden)@h:80/x?token=(hidden)"),
+    ],
+)
+def test_passwords_with_the_signs_of_an_address_are_hidden(text, hidden):
+    assert without_passwords(text) == hidden

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from siamese.errors import RunAborted, UserError
-from siamese.files import NO_ROOM, make_temp_dir, share
+from siamese.files import NO_ROOM, make_temp_dir
 from siamese.paths import expand_path
 
 
@@ -43,7 +43,6 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         temporary = make_temp_dir(out)
         yield temporary
-        share(temporary)
         temporary.rename(out)
     except OSError as error:
         if error.errno in NO_ROOM:

@@ -69,7 +69,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if keep and file.exists():
                 _keep(file, file.with_name("previous.ckpt"))
             os.replace(temporary, file)
-            self.last_is_damaged &= file.absolute() != self.state.checkpoint.absolute()
+            if file.absolute() == self.state.checkpoint.absolute():
+                self.last_is_damaged = False
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             # torch raises a RuntimeError in place of the disk's error.
