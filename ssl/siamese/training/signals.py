@@ -30,14 +30,14 @@ class SignalWatch:
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
                 self.handlers[signum] = signal.signal(signum, self._on_signal)
+            if self.signum:  # Lightning's end of the training has put torch's handler back
+                _ignore_dead_workers()
 
     def _on_signal(self, signum: int, frame: Any) -> None:
         if self.signum == signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.signum = signum
-        # The signal may have been sent to every process, which ends the workers that read images. torch's handler would
-        # raise for each at any moment; its loader finds out by itself when it waits for one.
-        signal.signal(signal.SIGCHLD, _leave)
+        _ignore_dead_workers()
         if self.at_once:
             self.at_once = False  # further ones find the run ending
             raise Interrupted(signum)
@@ -47,6 +47,13 @@ class SignalWatch:
         for signum, handler in self.handlers.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
         self.handlers = {}
+
+
+def _ignore_dead_workers() -> None:
+    """Take away torch's handler of dead workers. The signal may have been sent to every process, which ends the workers
+    that read images. torch's handler would raise for each at any moment; its loader finds out by itself when it waits
+    for one."""
+    signal.signal(signal.SIGCHLD, _leave)
 
 
 def _leave(signum: int, frame: Any) -> None:
