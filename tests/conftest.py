@@ -5,9 +5,11 @@ os.environ["WANDB_MODE"] = "offline"
 
 import itertools
 import logging
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -81,6 +83,30 @@ TINY = ("epochs=1", "backbone.widths=[4,8]", "monitor.every=1", "probe.linear.ep
 def tiny() -> tuple[str, ...]:
     """Overrides that make a run of seconds."""
     return TINY
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers() -> Iterator[None]:
+    """A run that a test leaves open keeps no handlers."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)}
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+@pytest.fixture
+def soon_terminated() -> Iterator[Callable[[], None]]:
+    """Sends this process a SIGTERM 0.3 seconds later, unless the test has ended by then."""
+    timers = []
+
+    def begin() -> None:
+        where = (threading.main_thread().ident, signal.SIGTERM)
+        timers.append(threading.Timer(0.3, signal.pthread_kill, where))
+        timers[-1].start()
+
+    yield begin
+    for timer in timers:
+        timer.cancel()
 
 
 class StartedRun:

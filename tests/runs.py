@@ -19,16 +19,23 @@ SHORT = ("method=moco", "epochs=20", "backbone.widths=[4,8]", "monitor.every=5",
          "trainer=cpu", "checkpoint.every_steps=7")  # fmt: skip
 
 
-class SignalAt(pl.Callback):
-    """Sends this process a signal while it trains batch `at`, counted over epochs."""
+class CallAt(pl.Callback):
+    """Calls `action` before batch `at` is trained, counted over epochs."""
 
-    def __init__(self, at, signum=signal.SIGTERM):
-        self.at, self.signum, self.count = at, signum, 0
+    def __init__(self, at, action):
+        self.at, self.action, self.count = at, action, 0
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.count += 1
         if self.count == self.at:
-            os.kill(os.getpid(), self.signum)
+            self.action()
+
+
+class SignalAt(CallAt):
+    """Sends this process a signal."""
+
+    def __init__(self, at, signum=signal.SIGTERM):
+        super().__init__(at, lambda: os.kill(os.getpid(), signum))
 
 
 def interrupt(run, at, signum=signal.SIGTERM):

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "ssl" / "siamese"
 # From the ground up. A module may import modules of lower floors, and of its own room.
 FLOORS = (
     ("errors", "options", "processors", "imports", "intervals", "precision"),
-    ("paths", "output", "files", "schema"),
+    ("paths", "output", "files", "signals", "schema"),
     ("config", "recipe", "environment", "distributed"),
     ("batchnorm", "run_dir", "checkpoints", "pages", "progress"),
     ("augment", "backbones", "losses", "optim"),

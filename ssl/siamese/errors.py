@@ -24,14 +24,13 @@ class RunAborted(Exception):
     """A run that cannot continue (not finite, collapsed, disk full): one line on the screen, exit code 1."""
 
 
-class Interrupted(BaseException):
-    """A signal asked the run to end, and the run has saved its state. It is not an `Exception`, so that no handler
-    of failures catches it.
+class Interrupted(SystemExit):
+    """A signal asks the command to end. It is no `Exception`, so that no handler of failures catches it.
 
     Args:
         signum: the signal; the exit code is 128 + signum.
     """
 
     def __init__(self, signum: int):
-        super().__init__(signum)
+        super().__init__(128 + signum)
         self.signum = signum

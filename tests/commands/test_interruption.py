@@ -90,8 +90,9 @@ def test_signal_to_the_process_group_does_not_kill_workers(tmp_path, tiny, photo
     assert "saved at step" in out
 
 
-def test_signal_to_each_process_ends_the_run_without_a_traceback(tmp_path, tiny, photos):
-    """As scancel may send it: to workers, too."""
+@pytest.mark.parametrize("first", ["run", "workers"])
+def test_signal_to_each_process_ends_the_run_without_a_traceback(tmp_path, tiny, photos, first):
+    """As scancel may send it: to workers, too, in any order."""
     process = start(
         [*tiny, "data=folder", f"data.path={photos}", "data.size=24", "data.crop=16", "batch_size=4", "backbone=small",
          "method=simsiam", "data.resident=false", "data.workers=2", "epochs=500", "run_dir=r"], tmp_path,
@@ -99,7 +100,8 @@ def test_signal_to_each_process_ends_the_run_without_a_traceback(tmp_path, tiny,
     wait_for(process, (tmp_path / "r" / "checkpoints" / "last.ckpt").exists)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(workers) >= 2
-    for pid in (process.pid, *map(int, workers)):
+    ids = [process.pid, *map(int, workers)]
+    for pid in ids if first == "run" else reversed(ids):
         os.kill(pid, signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err

@@ -190,7 +190,7 @@ def test_unreadable_file_is_replaced_by_the_next_readable_one(tmp_path):
     store = ImageFiles(items.files, 6, Kind(3, np.dtype(np.uint8), MOST), "skip")
     batch = store.read_all()
     assert batch.unreadable.tolist() == [False, True, True, False, True]
-    assert [error.split("\t")[0] for error in batch.errors] == [str(items.files[i]) for i in (1, 2, 4)]
+    assert [error.split("\0")[0] for error in batch.errors] == [str(items.files[i]) for i in (1, 2, 4)]
     assert "has 4 channels, the others 3" in batch.errors[1]
     for bad, good in ((1, 3), (2, 3), (4, 0)):
         assert torch.equal(batch.images[bad], batch.images[good])

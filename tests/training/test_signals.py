@@ -1,15 +1,17 @@
 """A run that a signal interrupts continues to the same state, bit by bit."""
 
 import json
+import multiprocessing
 import signal
 import sys
+import threading
 
 import pytest
+import pytorch_lightning as pl
 import torch
-from runs import STEPS, SignalAt, differences, interrupt, timeless_rows
+from runs import STEPS, CallAt, SignalAt, differences, interrupt, timeless_rows
 
 from siamese.checkpoints.reading import load
-from siamese.training.signals import SignalWatch
 
 RUN = "siamese.training.run"  # the module; the package has a function of this name
 
@@ -43,28 +45,156 @@ def test_interrupted_run_resumes_bit_by_bit(session, tmp_path, overrides):
         assert timeless_rows(folders[0] / "metrics.csv") == timeless_rows(folders[1] / "metrics.csv")
 
 
-def test_dead_workers_raise_nothing_once_the_run_is_ending():
-    """A signal to every process ends the workers, too; torch's handler of SIGCHLD would raise for each of them, at any
-    moment. Before a signal it is left as it is."""
+def is_killed(*_):
+    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
 
-    def raises(*_):
-        raise RuntimeError("DataLoader worker is killed")
 
-    before, watch = signal.signal(signal.SIGCHLD, raises), SignalWatch()
-    watch.install()
-    try:
-        with pytest.raises(RuntimeError, match="is killed"):
-            signal.raise_signal(signal.SIGCHLD)
+def test_signal_while_lightning_sets_up(session, capsys):
+    run = session()
+    run.trainer.callbacks.append(pl.callbacks.LambdaCallback(setup=terminated))
+    ends_by_sigterm(run)
+    assert "SIGTERM at step 0; nothing was saved yet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("when", ["on_fit_start", "on_train_start"])
+def test_signal_before_the_first_step(session, capsys, when):
+    """While Lightning begins. At the second moment it answers SIGTERM, too, after the step."""
+    run = session()
+    at = len(run.trainer.callbacks) if when == "on_fit_start" else 0  # after ours, before ours
+    run.trainer.callbacks.insert(at, pl.callbacks.LambdaCallback(**{when: terminated}))
+    ends_by_sigterm(run)
+    assert "SIGTERM at step 1; saved at step 1; to continue" in capsys.readouterr().out
+
+
+def test_signal_while_lightning_ends_a_failed_training(session, monkeypatch, capsys):
+    run = session("checkpoint.every_steps=7")
+    run.trainer.callbacks.insert(0, CallAt(9, is_killed))
+    connector, restore = run.trainer._signal_connector, run.trainer._signal_connector.teardown
+    monkeypatch.setattr(connector, "teardown", lambda: (restore(), terminated()))
+    ends_by_sigterm(run)
+    said = (
+        "SIGTERM at step 8 (DataLoader worker (pid 7) is killed by signal: Terminated.); saved at step 7; to continue"
+    )
+    assert said in capsys.readouterr().out
+
+
+def terminated(*_, **__):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def ends_by_sigterm(run):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run.fit()
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def broken():
+    """As where a worker ends while it hands over a tensor."""
+    ours, theirs = multiprocessing.Pipe()
+    theirs.close()
+    ours.recv()
+
+
+def killed():
+    """As torch's handler of SIGCHLD, which raises for each worker that ends."""
+    threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGCHLD)).start()
+    is_killed()
+
+
+def broken_in_the_pinning_thread():
+    """That thread ends, too; torch's loader then misses it."""
+    raise RuntimeError("Pin memory thread exited unexpectedly")
+
+
+@pytest.mark.parametrize("first", ["signal", "workers"])
+@pytest.mark.parametrize("reading", [broken, killed, broken_in_the_pinning_thread])
+def test_workers_that_a_signal_ends_are_no_error(session, tmp_path, capsys, soon_terminated, reading, first):
+    """It is sent to every process, in any order; what reading from a worker raises depends on the moment."""
+
+    def read():
+        terminated() if first == "signal" else soon_terminated()
+        reading()
+
+    run = session("checkpoint.every_steps=7")
+    signal.signal(signal.SIGCHLD, is_killed if reading is killed else signal.SIG_DFL)
+    run.trainer.callbacks.insert(0, CallAt(9, read))
+    ends_by_sigterm(run)
+    assert f"saved at step 7; to continue, add resume=true run_dir={tmp_path / 'run'}" in capsys.readouterr().out
+
+
+def test_workers_that_a_signal_ends_before_the_training(session, monkeypatch, capsys, soon_terminated):
+    monkeypatch.setattr(sys.modules[RUN], "raw_pixels", lambda *_: (soon_terminated(), broken()))
+    with pytest.raises(SystemExit) as stop:
+        session()
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "SIGTERM at step 0; nothing was saved yet" in capsys.readouterr().out
+
+
+def test_signal_while_an_error_before_the_training_is_looked_at(session, monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules[RUN], "raw_pixels", is_killed)
+    monkeypatch.setattr("siamese.signals.of_dead_workers", terminated)
+    with pytest.raises(SystemExit) as stop:
+        session()
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert "SIGTERM at step 0; nothing was saved yet" in capsys.readouterr().out
+
+
+def test_signal_while_the_figures_are_written_leaves_them_to_the_next_start(session, tmp_path, monkeypatch):
+    run = session()
+    run.fit()
+    write = sys.modules[RUN].write_json
+    monkeypatch.setattr(sys.modules[RUN], "write_json", lambda *a: (monkeypatch.undo(), terminated(), write(*a)))
+    with pytest.raises(SystemExit):
+        run.finish()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"] is False
+
+
+def test_workers_that_a_signal_ends_after_the_figures_keep_them(session, tmp_path, monkeypatch):
+    run = session()
+    run.fit()
+    monkeypatch.setattr(sys.modules[RUN], "print_table", lambda *_: (terminated(), broken()))
+    with pytest.raises(SystemExit):
+        run.finish()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["finished"] is True and "linear_top1" in summary
+
+
+def test_process_that_a_signal_has_ended_is_no_error(session, monkeypatch, capsys):
+    """Another one, whose workers have ended; this one has received the signal, too."""
+
+    def lose():
+        terminated()
+        monkeypatch.setattr(pl.Trainer, "world_size", 2)
+        raise RuntimeError("Connection closed by peer [127.0.0.1]:1")
+
+    run = session("checkpoint.every_steps=7")
+    run.trainer.callbacks.insert(0, CallAt(9, lose))
+    ends_by_sigterm(run)
+    assert "(another process has ended: Connection closed by peer" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("reading", [broken, killed])
+def test_workers_that_end_without_a_signal_are_an_error(session, reading):
+    run, before = session(), signal.getsignal(signal.SIGTERM)
+    run.trainer.callbacks.insert(0, CallAt(9, reading))
+    with pytest.raises((EOFError, RuntimeError)):
+        run.fit()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_error_of_a_file_beside_a_signal_is_an_error(session):
+    """torch names the worker that has met it, which has not ended."""
+
+    def fail():
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGCHLD)
-        assert watch.signum == signal.SIGTERM
-        watch.release()
-        signal.signal(signal.SIGCHLD, raises)  # as Lightning's end of the training, which restores every handler
-        watch.install()
-        signal.raise_signal(signal.SIGCHLD)
-    finally:
-        watch.release()
-        signal.signal(signal.SIGCHLD, before)
+        raise OSError("Caught OSError in DataLoader worker process 0.")
+
+    run = session()
+    run.trainer.callbacks.insert(0, CallAt(9, fail))
+    with pytest.raises(OSError, match="Caught"):
+        run.fit()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

@@ -1,14 +1,12 @@
 """`siamese embed`: features of images in a file."""
 
-import signal
-import sys
-
 from omegaconf import DictConfig
 
 from siamese.handoff.embed import embed
+from siamese.signals import ended_by_sigterm
 
 
 def main(cfg: DictConfig) -> None:
     """Write the features; a signal lets the position be noted, and the same command goes on."""
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
-    embed(cfg)
+    with ended_by_sigterm():
+        embed(cfg)

@@ -1,12 +1,11 @@
 """`siamese eval`, eval_linear.py: judge the features of a checkpoint."""
 
-import signal
-import sys
 from typing import Any
 
 from omegaconf import DictConfig
 
 from siamese.imports import without_scipy_signal
+from siamese.signals import ended_by_sigterm
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
 def main(cfg: DictConfig) -> float:
     """Returns linear top-1 for sweeps, or kNN's if linear did not run; where an image may have several labels logistic
     or kNN mAP."""
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))  # temporary files are removed
-    found = evaluate(cfg)
+    with ended_by_sigterm():
+        found = evaluate(cfg)
     keys = ("linear_top1", "knn_top1", "logistic_map", "knn_map")
     return float(next((found[key] for key in keys if key in found), "nan"))

@@ -33,6 +33,7 @@ from siamese.probes import LinearGrid
 from siamese.probes.multilabel import MultilabelGrid
 from siamese.recipe import as_measured
 from siamese.schema import check_train
+from siamese.signals import SignalWatch
 from siamese.training import tracking
 from siamese.training.callbacks import (
     AtomicCheckpointIO,
@@ -57,7 +58,6 @@ from siamese.training.devices import (
 from siamese.training.page import RunReport
 from siamese.training.probe import Probe, make_probe
 from siamese.training.resume import ResumePoint, check_crops, check_images, check_resumable, find_resume_point
-from siamese.training.signals import SignalWatch
 from siamese.training.state import RunState
 
 

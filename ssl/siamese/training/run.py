@@ -20,13 +20,13 @@ from siamese.output import print_table
 from siamese.pages.stored import State
 from siamese.probes import Features, metrics, raw_pixels
 from siamese.progress import within
+from siamese.signals import requeue
 from siamese.training import report, tracking
 from siamese.training.build import Training
 from siamese.training.gallery import Gallery, make_gallery
 from siamese.training.loggers import CsvLog
 from siamese.training.probe import closing_figures
 from siamese.training.resume import check_untouched
-from siamese.training.signals import requeue
 
 
 class Run:
@@ -102,50 +102,52 @@ class Run:
             RunAborted: the run cannot continue, or another process of it has ended.
         """
         self.watch, t = Stopwatch(), self.training
-        point = t.plan.resume_from
+        file = None if t.plan.resume_from is None else str(t.plan.resume_from.file)
+        if t.trainer.world_size == 1:  # one that waits in vain for other processes is ended by signals without Python
+            t.signals.at_once = True  # until the training begins
+            t.signals.install()
         try:
-            t.trainer.fit(
-                t.method,
-                train_dataloaders=t.loader,
-                ckpt_path=None if point is None else str(point.file),
-                weights_only=True,
-            )
+            t.trainer.fit(t.method, train_dataloaders=t.loader, ckpt_path=file, weights_only=True)
         except Exception as error:
             self._failed(error)
             raise
         except Interrupted as stop:
             self._interrupted(stop.signum)
-        except SystemExit:  # Lightning's answer to a Ctrl-C outside of the steps, or to a second one
+        except SystemExit:  # Lightning's answer to a signal before the first step, or to a second Ctrl-C
             if not t.trainer.interrupted:
                 raise
-            self._interrupted(signal.SIGINT)
+            self._interrupted(t.signals.signum or signal.SIGINT)
+        finally:
+            t.signals.release()
 
     def _failed(self, error: Exception) -> None:
         """Clean up after an exception of the training."""
         t = self.training
+        t.signals.ignore_workers()
         launcher = t.trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
             launcher.kill(signal.SIGKILL)  # the other processes would wait for this one
             launcher.procs.clear()  # otherwise Lightning ends this process before it has printed its message
-        if t.signals.signum and "DataLoader worker" in str(error):
-            # The signal was sent to every process and has ended the workers that read images.
-            self._interrupted(t.signals.signum)
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        if t.signals.has_ended_workers(error):
+            self._interrupted(t.signals.signum, f" ({why})")
         lost = t.trainer.world_size > 1 and re.search("[Cc]onnection (closed|reset)|NCCL", str(error))
+        if lost and t.signals.signum:
+            self._interrupted(t.signals.signum, f" (another process has ended: {why})")
         if lost or isinstance(error, RunAborted):
             with contextlib.suppress(RunAborted):  # a full disk has been reported already
                 self._write_summary({}, finished=False)
         if lost:
             t.state.settle()
             raise RunAborted(
-                f"step {t.trainer.global_step}: another process has ended ({str(error).splitlines()[0]}); last "
+                f"step {t.trainer.global_step}: another process has ended ({why}); last "
                 f"checkpoint: step {t.state.saved_step}; continue with resume=true run_dir={self.folder}"
             ) from error
 
-    def _interrupted(self, signum: int) -> None:
+    def _interrupted(self, signum: int, why: str = "") -> None:
         """Report that a signal has ended the training, and exit."""
         t = self.training
-        if not t.signals.handlers:  # Lightning has restored those before it
-            t.signals.install()  # the kernel sends a signal of a parent's death once for each of its threads
+        t.signals.install()  # the kernel sends a signal of a parent's death once for each of its threads
         t.state.settle()
         if t.trainer.is_global_zero:
             how = "nothing was saved yet" if t.plan.resume_from is None else "the checkpoint is as it was"
@@ -153,16 +155,16 @@ class Run:
                 again = "start the sweep again" if in_sweep() else f"add resume=true run_dir={self.folder}"
                 how = f"saved at step {t.state.saved_step}; to continue, {again}"
             name = "interrupted" if signum == signal.SIGINT else signal.Signals(signum).name
-            self._say(f"{name} at step {t.trainer.global_step}; {how}")
+            line = f"{name} at step {t.trainer.global_step}{why}; {how}"
+            self._say(line)
             with contextlib.suppress(RunAborted):
-                if t.trainer.global_step:
+                if t.trainer.global_step and not self.summary.get("finished"):
                     self._write_summary({}, finished=False)
-            self._end_page("interrupted", f"{name} at step {t.trainer.global_step}; {how}")
+            self._end_page("interrupted", line)
             self.tracking.close("interrupted")
             self._requeue_after(signum)  # last, because SLURM then ends this job
         elif t.trainer.strategy.launcher is not None:
             signum = -128  # Lightning kills all processes, rank 0 too, when one that it started fails
-        t.signals.release()
         sys.exit(128 + signum)
 
     def _requeue_after(self, signum: int) -> None:
@@ -173,14 +175,13 @@ class Run:
     @contextlib.contextmanager
     def _ended_at_once(self) -> Iterator[None]:
         """Let a signal end the run where it comes, as before and after the training, where nothing is to be saved."""
-        signals = self.training.signals
-        signals.install(at_once=True)
         try:
-            yield
+            with self.training.signals.ending_at_once():
+                yield
         except Interrupted as stop:
             self._interrupted(stop.signum)
         finally:
-            signals.release()
+            self.training.signals.release()
 
     def finish(self) -> float:
         """Print the closing table and write summary.json.
@@ -214,14 +215,9 @@ class Run:
                     rows[name] = closing_figures(one, t.probe, t.plan.grid, t.plan.several)
             mine = rows[self.cfg.method.name]
             value = mine["linear_map" if t.data.multilabel else "linear_top1"]
-            summary = self._write_summary(
-                {
-                    **mine,
-                    "validation_images": len(features["val"]),
-                    "baselines": {name: rows[name] for name in self.baselines},
-                },
-                finished=True,
-            )
+            baselines = {name: rows[name] for name in self.baselines}
+            closing = {**mine, "validation_images": len(features["val"]), "baselines": baselines}
+            summary = self._write_summary(closing, finished=True)
             title, images = report.closing_title(t.data, features["val"]), len(features["val"])
             t.signals.at_once = False  # what is left takes seconds
             print_table(t.console, report.closing_table(rows, title, images))
@@ -269,7 +265,7 @@ class Run:
 
     def _write_summary(self, figures: dict[str, Any], finished: bool) -> dict[str, Any]:
         cfg, t = self.cfg, self.training
-        self.summary = {
+        summary = {
             "method": cfg.method.name,
             "data": cfg.data.name,
             "backbone": cfg.backbone.name,
@@ -290,5 +286,6 @@ class Run:
             "finished": finished,
         }
         if t.trainer.is_global_zero:
-            write_json(self.folder / "summary.json", self.summary)
-        return self.summary
+            write_json(self.folder / "summary.json", summary)
+        self.summary = summary
+        return summary

@@ -21,7 +21,7 @@ from siamese.checkpoints.reading import KEY
 from siamese.distributed import any_rank, gather_bytes, rank, world_size
 from siamese.errors import Interrupted, RunAborted
 from siamese.methods import Method
-from siamese.training.signals import SignalWatch
+from siamese.signals import SignalWatch
 from siamese.training.state import RunState
 
 SIGNAL_STEPS = 10  # several processes agree on a signal every so many steps
@@ -166,6 +166,10 @@ class SaveCheckpoints(Checkpoint):
         self.restored = checkpoint[KEY]["random"]
         self.state.saved_step = self.copied_step = checkpoint["global_step"]
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.at_once = False
+        self.signals.install()
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.restored:
             saved_by = len(next(iter(self.restored.values())))
@@ -217,11 +221,10 @@ class SaveCheckpoints(Checkpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.settle(trainer)
-        self.signals.release()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.signals.ignore_workers()  # those that end meanwhile must not cut the end of this run
         self.state.settle()
-        self.signals.release()
 
 
 def _random_states(method: pl.LightningModule) -> dict[str, Tensor]:
