@@ -110,7 +110,7 @@ class SignalWatch:
         """Restore the previous handlers. After a signal torch's is kept from raising while Python ends."""
         for signum, handler in self.handlers.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
-        guard = signal.getsignal(signal.SIGCHLD)
+        guard: Any = signal.getsignal(signal.SIGCHLD)
         if self.handlers and self._is_guard(guard) and not self.signum:
             signal.signal(signal.SIGCHLD, guard.args[0] or signal.SIG_DFL)
         self.handlers = {}
