@@ -13,7 +13,7 @@ from torch import Tensor
 
 from siamese.data.crops import Cutter, Region, cut, reduction
 from siamese.data.decoding import ImageError, ImageInfo, OpenedImage, as_channels, open_image
-from siamese.data.images import ImageBatch, ImageStore, digest_of_files
+from siamese.data.images import ImageBatch, ImageStore, Unread, digest_of_files
 from siamese.data.items import Files, Items
 from siamese.errors import UserError
 from siamese.progress import over
@@ -230,24 +230,23 @@ class ImageFiles(ImageStore):
 
     def _each(
         self, indices: Tensor, threads: int, make: Callable[[Path, int], T], what: str = ""
-    ) -> tuple[list[T], list[str]]:
-        """`make` of the file at each index, or of the next readable one, and an error or "" for each. `what` names the
-        work where its progress is to be shown."""
+    ) -> tuple[list[T], list[Unread | None]]:
+        """`make` of the file at each index, or of the next readable one, and an error or None for each. `what` names
+        the work where its progress is to be shown."""
 
-        def one(index: int) -> tuple[T, str]:
-            error = ""
+        def one(index: int) -> tuple[T, Unread | None]:
+            error: Unread | None = None
             for step in range(len(self.files)):
                 file = self.files[(index + step) % len(self.files)]
                 try:
                     return make(file, index), error
                 except ImageError as reason:
-                    error = error or f"{file}\0{reason}"
-            raise UserError(
-                "data.path", f"none of its {len(self.files)} images can be read ({error})", "check the files"
-            )
+                    error = error or (str(file), str(reason))
+            problem = f"none of its {len(self.files)} images can be read ({': '.join(error or ())})"
+            raise UserError("data.path", problem, "check the files")
 
         with one_thread(), contextlib.ExitStack() as stack:
-            each: Callable[..., Iterable[tuple[T, str]]] = map
+            each: Callable[..., Iterable[tuple[T, Unread | None]]] = map
             if threads > 1:  # decoding releases Python's lock
                 each = stack.enter_context(ThreadPoolExecutor(threads)).map
             made = each(one, indices.tolist())
@@ -273,6 +272,6 @@ class ImageFiles(ImageStore):
         return Files(self.files).content(index)
 
 
-def _told(errors: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+def _told(errors: Sequence[Unread | None]) -> tuple[Tensor, tuple[Unread, ...]]:
     """`unreadable` and `errors` of an `ImageBatch`."""
-    return torch.tensor([bool(e) for e in errors]), tuple(e for e in errors if e)
+    return torch.tensor([e is not None for e in errors]), tuple(e for e in errors if e)

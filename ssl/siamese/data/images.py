@@ -17,6 +17,7 @@ SAMPLED, BLOCK = 256, 1 << 16  # files in a digest, and bytes of each of three p
 
 
 Images = Tensor | list[Tensor]
+Unread = tuple[str, str]  # path and reason of a file that could not be decoded
 
 
 def listed(images: Images) -> list[Tensor]:
@@ -46,13 +47,13 @@ class ImageBatch:
         images: (B, C, H, W) of the store's type; or for each view (B, C, size, size), cut out of the files.
         aspect_ratios: (B,) width / height of the original files, None where images were not squeezed.
         unreadable: (B,) bool, files that could not be decoded (a neighbour's image takes their place), or None.
-        errors: a path and a reason, separated by "\\0", which no path holds, for each file that could not be decoded.
+        errors: path and reason of each file that could not be decoded.
     """
 
     images: Images
     aspect_ratios: Tensor | None = None
     unreadable: Tensor | None = None
-    errors: tuple[str, ...] = ()
+    errors: tuple[Unread, ...] = ()
 
     def pin_memory(self) -> "ImageBatch":
         """The same with page-locked images; torch's DataLoader calls it."""
@@ -117,7 +118,7 @@ class ImageStore(ABC):
             OSError, ValueError: the file cannot be read.
         """
 
-    def prepare(self) -> tuple[str, ...]:
+    def prepare(self) -> tuple[Unread, ...]:
         """Make ready to read. Returns the errors (see `ImageBatch`) that are known beforehand."""
         return ()
 
@@ -127,10 +128,10 @@ class ImageStore(ABC):
         return len(self) * self.channels * self.sizes[0] * self.sizes[1] * self.dtype.itemsize
 
 
-def check_readable(store: ImageStore, errors: Sequence[str]) -> None:
+def check_readable(store: ImageStore, errors: Sequence[Unread]) -> None:
     """Stop at the first of the unreadable files (`ImageBatch.errors`), unless the store's `on_error` is ``skip``."""
     if errors and store.on_error == "stop":
-        path, reason = errors[0].split("\0", 1)
+        path, reason = errors[0]
         raise UserError(f"data.path: {path}", f"cannot be decoded ({reason})", "remove it, or set data.on_error=skip")
 
 
@@ -196,7 +197,7 @@ class ChainedImages(ImageStore):
         images = torch.empty(len(indices), self.channels, *self.sizes, dtype=self.dtype)
         places = images.view(torch.int16) if self.dtype == torch.uint16 else images  # see `rows`
         aspect_ratios, unreadable = torch.ones(len(indices)), torch.zeros(len(indices), dtype=torch.bool)
-        errors: tuple[str, ...] = ()
+        errors: tuple[Unread, ...] = ()
         for part, at, own in self._own(indices):
             batch = part.read(own, threads)
             places[at], errors = listed(batch.images)[0].view(places.dtype), errors + batch.errors
@@ -227,7 +228,7 @@ class ChainedImages(ImageStore):
         each = [part.names() for part in self.parts]
         return None if None in each else [name for names in each for name in names or []]
 
-    def prepare(self) -> tuple[str, ...]:
+    def prepare(self) -> tuple[Unread, ...]:
         return tuple(error for part in self.parts for error in part.prepare())
 
 

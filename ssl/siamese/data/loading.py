@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from siamese.data.crops import Cutter
 from siamese.data.dataset import Split
 from siamese.data.files import ImageFiles
-from siamese.data.images import ImageBatch, Images, ImageStore, check_readable, listed, rows
+from siamese.data.images import ImageBatch, Images, ImageStore, Unread, check_readable, listed, rows
 from siamese.data.labels import hide
 from siamese.distributed import rank, union, world_size
 
@@ -230,9 +230,9 @@ class Loader:
         labels = _known(self.labels[index], batch)
         return batch.images, labels.pin_memory() if self.device.type == "cuda" else labels, batch.aspect_ratios
 
-    def _report(self, errors: Sequence[str]) -> None:
+    def _report(self, errors: Sequence[Unread]) -> None:
         check_readable(self.store, errors)
-        self.skipped |= {error.split("\0", 1)[0] for error in errors}
+        self.skipped |= {path for path, _ in errors}
 
 
 def _known(labels: Tensor, batch: ImageBatch) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from siamese.data.files import Kind, one_thread
-from siamese.data.images import ChainedImages, ImageBatch, ImageStore, rows
+from siamese.data.images import ChainedImages, ImageBatch, ImageStore, Unread, rows
 from siamese.data.items import Items
 from siamese.errors import RunAborted, UserError
 from siamese.files import NO_ROOM, make_temp_dir, reserve
@@ -48,7 +48,7 @@ class PackedImages(ImageStore):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def prepare(self) -> tuple[str, ...]:
+    def prepare(self) -> tuple[Unread, ...]:
         """Pack the files if no run has done so. Returns the errors of all files in the packed file."""
         return tuple(self.file.errors)
 
@@ -119,9 +119,9 @@ class PackedFile:
         return out
 
     @property
-    def errors(self) -> list[str]:
-        """Path and reason, separated by a tab, of each file that could not be decoded."""
-        return [f"{self.items.name(int(i))}\0{reason}" for i, reason in self._open()[2].items()]
+    def errors(self) -> list[Unread]:
+        """Path and reason of each file that could not be decoded."""
+        return [(self.items.name(int(i)), reason) for i, reason in self._open()[2].items()]
 
     def _open(self) -> tuple[Tensor, Tensor, dict[str, str]]:
         if self.opened is None:

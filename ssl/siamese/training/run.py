@@ -103,7 +103,7 @@ class Run:
         """
         self.watch, t = Stopwatch(), self.training
         file = None if t.plan.resume_from is None else str(t.plan.resume_from.file)
-        if t.trainer.world_size == 1:  # one that waits in vain for other processes is ended by signals without Python
+        if t.trainer.world_size == 1:  # Python's handlers would not run while a process waits in vain for the others
             t.signals.at_once = True  # until the training begins
             t.signals.install()
         try:
@@ -242,7 +242,7 @@ class Run:
         """Close the report; end the trackers, so that the next trial of a sweep starts its own; release the lock."""
         error = sys.exc_info()[1]
         status: tracking.Status = "finished" if self.summary.get("finished") else "interrupted"
-        if isinstance(error, (KeyboardInterrupt, SystemExit, Interrupted)):
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
             status = "interrupted"
             self._end_page(status, "")
         elif error is not None:
